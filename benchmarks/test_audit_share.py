@@ -15,7 +15,7 @@ import torch
 from preset import BATCH, bench_model
 from timing import SHARES, note, timed
 
-import verify.auditing.audit
+import verify.auditing.case
 import verify.auditing.conclusion
 import verify.scores.scorer
 from unlearn.experiments.people import train_tokenizer
@@ -60,7 +60,7 @@ def test_shares(benchmark: Any, models: Any, monkeypatch: pytest.MonkeyPatch, tm
     spent: dict[str, float] = defaultdict(float)
     monkeypatch.setattr(verify.scores.scorer, "measure", timed(spent, "passes", verify.scores.scorer.measure))
     monkeypatch.setattr(verify.auditing.conclusion, "judge", timed(spent, "judging", verify.auditing.conclusion.judge))
-    monkeypatch.setattr(verify.auditing.audit, "blind_aside", timed(spent, "blind baseline", verify.auditing.audit.blind_aside))
+    monkeypatch.setattr(verify.auditing.case, "blind_aside", timed(spent, "blind baseline", verify.auditing.case.blind_aside))
     free = [kind for kind in attack_classes().values() if not kind.cost]
     for kind in free:
         monkeypatch.setattr(kind, "score", timed(spent, kind.__name__, kind.score))

@@ -4,37 +4,31 @@ Models are loaded one after another, so an audit with eight references needs the
 """
 
 import time
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from verify.attacks import select_attacks
-from verify.auditing.accounts import controls_digest
-from verify.auditing.audit_sets import compared_texts, draw_retain, load_sets, load_whole_sets, near_duplicates_left
+from verify.auditing.audit_sets import load_sets, load_whole_sets
 from verify.auditing.audited_models import Models
-from verify.auditing.case import Case, Progress, score
-from verify.auditing.commitments import Wording, commit, find_rewordings, require_opened
+from verify.auditing.case import Progress, open_case
+from verify.auditing.case_scores import score_case
+from verify.auditing.commitments import commit, find_rewordings
 from verify.auditing.conclusion import conclude, evidence_of
-from verify.auditing.input_checks import check_inputs
 from verify.auditing.level_tables import by_table, table_judge
-from verify.auditing.past import Past, read_past
+from verify.auditing.past import read_past
 from verify.auditing.pinned_references import digests_of
 from verify.auditing.registration import Registration
-from verify.auditing.shard_siblings import check_shards
-from verify.auditing.terms import Terms, agree_on_terms
+from verify.auditing.terms import agree_on_terms
 from verify.data.canaries import Canaries, find_canaries
 from verify.data.identity import RecordKey
 from verify.data.reading import agreed_reading
-from verify.data.records import Fields, Record, RecordSource
+from verify.data.records import Fields, RecordSource
 from verify.data.rewording_files import RewordingSource
 from verify.errors import InputError
 from verify.io.arguments import checked
 from verify.io.files import new_output, write_manifest
-from verify.judging.protocol import Aside, blind_aside
 from verify.schema.evidence import Evidence, Settings
-from verify.schema.judged_by import ControlsAccount
-from verify.schema.parts import SetRole
 from verify.scores.table import ScoreTable
 
 
@@ -112,42 +106,18 @@ def audit(
             the message says what to do.
     """
     started = time.monotonic()
-    models = Models(model, original, base, tuple(references), tokenizer)
+    models = Models(model, original, base, tuple(references), tokenizer, accept, reference_proofs)
     sources = forget_set, retain_set, holdout_set, fresh_set, data
     terms = agree_on_terms(registration, settings, fields, models, sources)
     output = None if output_dir is None else new_output(output_dir)
     key = RecordKey.load()
     past = read_past(earlier, looks, audited_before, canaries, models)
-    with_controls = level_table is not None or terms.settings.shard_siblings
-    whole = load_whole_sets(*sources, terms.fields, original, with_controls=with_controls)
-    sets = draw_retain(whole, terms.settings)
-    table = table_judge(level_table, level_table_key, references, model, whole, key)
-    terms = terms.judged_by(table, sets, key, past.commitment, references, accept)
-    account = past.account(terms.settings, controls_digest(sets.get("holdout"), None if table is None else table.table.digest, key))
-    within = None if table is None else table.channels_in(rewordings, rewording_model, key)
-    committed = require_opened(terms.committed_rewordings, rewordings, rewording_model)
-    inputs = check_inputs(models.single(), references, whole, past.canaries, key, tokenizer, accept, reference_proofs)
-    shards = check_shards(model, original, whole, key) if terms.settings.shard_siblings else None
-    terms, attacks = terms.with_attacks()
+    without_references = level_table is not None or terms.settings.shard_siblings
+    records = load_whole_sets(*sources, terms.fields, original, with_controls=without_references)
+    table = table_judge(level_table, level_table_key, references, model, records, key)
     # Before hours of scoring: these checks need no model.
-    aside = _aside(sets, terms, past, account)
-    words = find_rewordings(rewordings, rewording_model, sets, terms.settings, lambda message, _: progress(message, 0.0))
-    progress("looking for near-duplicates among the records to keep", 0.0)
-    case = Case(
-        models=models,
-        sets=sets,
-        key=key,
-        terms=terms,
-        attacks=attacks,
-        past=past,
-        table=table,
-        checked=inputs,
-        shards=shards,
-        aside=aside,
-        wording=Wording(words, committed, within),
-        near_duplicates=near_duplicates_left(whole, key),
-    )
-    scored = score(case, accept, None if cache_dir is None else Path(cache_dir), progress)
+    case = open_case(models, records, key, terms, past, table, rewordings, rewording_model, progress)
+    scored = score_case(case, None if cache_dir is None else Path(cache_dir), progress)
     progress("judging", 1.0)
     found = conclude(case, scored)
     evidence = evidence_of(case, scored, found, started)
@@ -215,17 +185,6 @@ def write_audit(evidence: Evidence, table: ScoreTable, output: Path) -> None:
 
     write_report(evidence, output / "report.html")
     write_manifest(output, "audit", {"verdict": evidence.verdict})
-
-
-def _aside(sets: Mapping[SetRole, Sequence[Record]], terms: Terms, past: Past, account: ControlsAccount | None) -> Aside:
-    """Return the inputs of the verdict that need no scores, the blind baseline among them."""
-    return replace(
-        blind_aside(*compared_texts(sets), terms.settings),
-        commitment=past.commitment,
-        earlier=past.batches,
-        registered=None if terms.registered is None else terms.registered.named(),
-        account=account,
-    )
 
 
 def _named_canaries(place: str | Path) -> Canaries:

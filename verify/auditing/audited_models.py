@@ -1,7 +1,8 @@
 """The models of an audit, as they were given, in the order in which they are scored."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from verify.models.memory import require_memory_for_loading
@@ -18,6 +19,8 @@ class Models:
         base: the model before fine-tuning; None where none was given.
         references: models fine-tuned without the forget set.
         tokenizer: for models in memory.
+        accept: differences between them that are intended; see `verify.audit`.
+        proofs: files of re-executions of references.
     """
 
     target: Any
@@ -25,6 +28,8 @@ class Models:
     base: Any
     references: Sequence[Any]
     tokenizer: Any
+    accept: Collection[str]
+    proofs: Sequence[str | Path]
 
     def single(self) -> dict[str, Any]:
         """Return the models that there is one of, by role."""

@@ -1,30 +1,27 @@
-"""The case of an audit: what was read and checked before a model is scored, and the scores of all models on it."""
+"""The case of an audit: its models, records and terms, read and checked before a model is scored."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from verify.attacks.base import Attack
+from verify.auditing.accounts import controls_digest
+from verify.auditing.audit_sets import compared_texts, draw_retain, near_duplicates_left
 from verify.auditing.audited_models import Models
-from verify.auditing.commitments import Wording
-from verify.auditing.input_checks import CheckedInputs
+from verify.auditing.commitments import Wording, find_rewordings, require_opened
+from verify.auditing.input_checks import CheckedInputs, check_inputs
 from verify.auditing.level_tables import TableJudge
 from verify.auditing.past import Past
-from verify.auditing.pinned_references import require_pinned_scored
-from verify.auditing.shard_siblings import Shards
+from verify.auditing.shard_siblings import Shards, check_shards
 from verify.auditing.terms import Terms
 from verify.data.identity import RecordKey
 from verify.data.records import Record
-from verify.judging.protocol import Aside
-from verify.judging.representation_claim import worth_measuring
-from verify.provenance.training_history import learning_rate_of
+from verify.data.rewording_files import RewordingSource
+from verify.judging.protocol import Aside, blind_aside
 from verify.schema.evidence import Settings
+from verify.schema.judged_by import ControlsAccount
 from verify.schema.near_duplicates import NearDuplicatesLeft
 from verify.schema.parts import SetRole
-from verify.scores.channels import Channels
-from verify.scores.scorer import Scorer
-from verify.scores.states import HiddenStates
 
 Progress = Callable[[str, float], None]
 """Progress callback `(message, fraction_done)`."""
@@ -46,6 +43,7 @@ class Case:
         shards: the model's shards, where they judge; else None.
         aside: the inputs of the verdict that need no scores.
         wording: the records in other words.
+        within: the channels that the level table has numbers on; None where references judge.
         near_duplicates: records to keep that are nearly forget records; None without a retain set.
     """
 
@@ -60,6 +58,7 @@ class Case:
     shards: Shards | None
     aside: Aside
     wording: Wording
+    within: frozenset[str] | None
     near_duplicates: NearDuplicatesLeft | None
 
     @property
@@ -68,83 +67,68 @@ class Case:
         return self.terms.settings
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Scored:
-    """Scores of all models of a case.
-
-    Attributes:
-        scorer: scores, models and their differences.
-        channels: the other ways of asking, and which of them could not be measured.
-        states: hidden states for the representation claim; None where it is not made.
-    """
-
-    scorer: Scorer
-    channels: Channels
-    states: HiddenStates | None
-
-
-def score(case: Case, accept: Collection[str], cache: Path | None, progress: Progress) -> Scored:
-    """Load and score one model after another, then run the attacks that compare them.
+def open_case(
+    models: Models,
+    whole: Mapping[SetRole, Sequence[Record]],
+    key: RecordKey,
+    terms: Terms,
+    past: Past,
+    table: TableJudge | None,
+    rewordings: RewordingSource | None,
+    rewording_model: Any,
+    progress: Progress,
+) -> Case:
+    """Check that everything an audit was given fits together, and prepare what needs no scores.
 
     Args:
-        case: models and records.
-        accept: differences between the models that are intended; see `verify.audit`.
-        cache: folder of the cache; None to keep none.
-        progress: called with a message and the share of the models that are scored.
+        models: the models.
+        whole: the records, with all retain records.
+        key: the record key.
+        terms: settings and registration.
+        past: canaries, and earlier audits.
+        table: the level table that judges; None where references do.
+        rewordings, rewording_model: as for `verify.audit`.
+        progress: callback `(message, fraction_done)`.
 
     Raises:
-        InputError: a model does not fit into memory, the level table is another model's, or registered references were not scored.
+        InputError: something is not what was registered, was used up by earlier audits, or cannot be judged.
     """
-    scored = _prepared(case, accept, cache)
-    scorer, plans = scored.scorer, case.models.plans()
-    case.models.require_memory(case.settings.dtype)
-
-    def report(place: int, label: str, share: float) -> None:
-        progress(f"scoring {label}", (place + share) / len(plans))
-
-    for place, plan in enumerate(plans):
-        report(place, plan.label, 0.0)
-        scorer.score(plan, partial(report, place, plan.label))
-        if plan.role == "original" and case.table is not None:
-            case.table.require_original(scorer.models[-1].weights, scorer.models[-1].tokenizer, plan.source)
-    scorer.compare()
-    require_pinned_scored(case.terms.pinned, scorer.models, case.settings.dtype)
-    return scored
-
-
-def _prepared(case: Case, accept: Collection[str], cache: Path | None) -> Scored:
-    """Prepare the scoring of a case, in which nothing is scored yet."""
-    channels = Channels(
-        case.sets,
-        case.settings,
-        case.key,
-        cache,
-        references=len(case.models.references),
-        rewordings=case.wording.rewordings,
-        learning_rate=learning_rate_of(case.models.original),
-        within=case.wording.within,
+    sets = draw_retain(whole, terms.settings)
+    terms = terms.judged_by(table, sets, key, past.commitment, models)
+    account = past.account(terms.settings, controls_digest(sets.get("holdout"), None if table is None else table.table.digest, key))
+    within = None if table is None else table.channels_in(rewordings, rewording_model, key)
+    committed = require_opened(terms.committed_rewordings, rewordings, rewording_model)
+    checked = check_inputs(
+        models.single(), models.references, whole, past.canaries, key, models.tokenizer, models.accept, models.proofs
     )
-    states = _hidden_states(case)
-    scorer = Scorer(
-        case.sets,
-        case.attacks,
-        case.settings,
-        case.models.tokenizer,
-        cache,
-        case.key,
-        case.past.canaries,
-        same_weights="weights" in accept,
-        other_configuration="configuration" in accept,
-        channels=channels,
-        states=states,
+    shards = check_shards(models.target, models.original, whole, key) if terms.settings.shard_siblings else None
+    terms, attacks = terms.with_attacks()
+    aside = _aside(sets, terms, past, account)
+    words = find_rewordings(rewordings, rewording_model, sets, terms.settings, lambda message, _: progress(message, 0.0))
+    progress("looking for near-duplicates among the records to keep", 0.0)
+    return Case(
+        models=models,
+        sets=sets,
+        key=key,
+        terms=terms,
+        attacks=attacks,
+        past=past,
+        table=table,
+        checked=checked,
+        shards=shards,
+        aside=aside,
+        wording=Wording(words, committed),
+        within=within,
+        near_duplicates=near_duplicates_left(whole, key),
     )
-    return Scored(scorer, channels, states)
 
 
-def _hidden_states(case: Case) -> HiddenStates | None:
-    """Prepare the representation claim; None where the audit lacks what it needs, or asks by the exact text alone."""
-    settings = case.settings
-    if settings.rule == 1 or settings.channels == ("exact",):
-        return None
-    states = HiddenStates(case.sets, settings.overflow, settings.seed)
-    return states if worth_measuring(states, len(case.models.references)) else None
+def _aside(sets: Mapping[SetRole, Sequence[Record]], terms: Terms, past: Past, account: ControlsAccount | None) -> Aside:
+    """Return the inputs of the verdict that need no scores, the blind baseline among them."""
+    return replace(
+        blind_aside(*compared_texts(sets), terms.settings),
+        commitment=past.commitment,
+        earlier=past.batches,
+        registered=None if terms.registered is None else terms.registered.named(),
+        account=account,
+    )

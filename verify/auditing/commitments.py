@@ -38,12 +38,10 @@ class Wording:
     Attributes:
         rewordings: of its records; None where there are none.
         committed: whether they were registered before unlearning.
-        within: the channels that a level table has numbers on; None where references judge.
     """
 
     rewordings: Rewordings | None
     committed: bool
-    within: frozenset[str] | None
 
     def used(self, table: ScoreTable, key: RecordKey) -> RewordingsUsed | None:
         """Return what the evidence says about the rewordings; None where no model was asked in other words."""

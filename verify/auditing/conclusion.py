@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from importlib import metadata
 
 from verify.attacks.threat_models import threat_models
-from verify.auditing.case import Case, Scored
+from verify.auditing.case import Case
+from verify.auditing.case_scores import Scored
 from verify.auditing.level_tables import with_table
 from verify.auditing.looks import found_looks
 from verify.auditing.shard_siblings import with_siblings

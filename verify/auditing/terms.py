@@ -1,10 +1,9 @@
 """Terms of an audit: its settings, how its records are read, and the registration that may have fixed both beforehand."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from verify.attacks import select_attacks
 from verify.attacks.base import Attack
@@ -50,8 +49,7 @@ class Terms:
         sets: Mapping[SetRole, Sequence[Record]],
         key: RecordKey,
         canaries: str | None,
-        references: Sequence[Any],
-        accept: Collection[str],
+        models: Models,
     ) -> "Terms":
         """Return the terms with the rule of what judges, after checking that everything given is what was registered.
 
@@ -60,8 +58,7 @@ class Terms:
             sets: the audit's records.
             key: the record key.
             canaries: commitment to the canary assignments, if there are any.
-            references: the references.
-            accept: differences that the caller of `verify.audit` accepts.
+            models: the models.
 
         Raises:
             InputError: records, canaries, references or the table are not the registered ones, the unlearning read the controls
@@ -69,9 +66,9 @@ class Terms:
         """
         if self.registered is not None:
             self.registered.require(sets, key, canaries)
-            require_pinned(self.registered.references, references)
+            require_pinned(self.registered.references, models.references)
             self.registered.require_judge(None if table is None else table.table.digest)
-        require_unread_controls(table, accept)
+        require_unread_controls(table, models.accept)
         return replace(self, settings=by_table(self.settings, table))
 
     def with_attacks(self) -> tuple["Terms", Mapping[str, Attack]]:
