@@ -10,10 +10,10 @@ from torch import Tensor
 
 from unlearn.level.readings import OUTPUT, TOKENS_AT_ONCE
 from verify.data.encoding import Encoded, collate, padding_token_id
+from verify.models.inner_layers import final_norm
 from verify.models.loading import LoadedModel
 from verify.models.log_probabilities import head_sees, output_head, predicting_positions
 from verify.models.token_stats import length_sorted_batches
-from verify.probes.logit_lens import final_norm
 
 RIDGE = 1e-3
 

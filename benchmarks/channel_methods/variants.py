@@ -26,8 +26,8 @@ from unlearn.training.run import Run, train_records
 from unlearn.training.weights import assign, copy_weights, saliency_mask, sample
 from verify.data.records import Record
 from verify.io.files import write_json
+from verify.models.inner_layers import layers_below_the_last
 from verify.models.loading import LoadedModel
-from verify.probes.logit_lens import layers_below_the_last
 
 FISHER_RECORDS = 100
 """Retain records that tell which weights they depend on."""

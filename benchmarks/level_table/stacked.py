@@ -30,10 +30,10 @@ from unlearn.training.arguments import step_records, token_counts
 from unlearn.training.options import DEFAULTS, TrainingOptions, learning_rate_of, optimizer_steps
 from verify.data.encoding import Encoded, collate, padding_token_id
 from verify.errors import RunError
+from verify.models.inner_layers import final_norm
 from verify.models.loading import LoadedModel
 from verify.models.log_probabilities import head_sees, output_head, predicting_positions
 from verify.models.token_stats import length_sorted_batches
-from verify.probes.logit_lens import final_norm
 from verify.training.adapters import attach_adapter
 from verify.training.schedule import Lengths, epoch_pairs
 

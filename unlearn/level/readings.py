@@ -23,10 +23,10 @@ from unlearn.training.run import arithmetic_of
 from unlearn.training.weights import sample
 from verify.data.encoding import Encoded, collate, padding_token_id
 from verify.data.records import Record
+from verify.models.inner_layers import final_norm, layers_below_the_last
 from verify.models.loading import LoadedModel
 from verify.models.log_probabilities import head_sees, output_head, predicting_positions
 from verify.models.token_stats import length_sorted_batches
-from verify.probes.logit_lens import final_norm, layers_below_the_last
 
 OUTPUT = 0
 """The reading at the output; the others are numbers of layers, from 1."""

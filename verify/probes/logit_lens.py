@@ -11,6 +11,7 @@ from torch import Tensor
 from verify.data.encoding import Encoder, collate, padding_token_id
 from verify.data.records import Record
 from verify.errors import RunError
+from verify.models.inner_layers import final_norm, layers_below_the_last
 from verify.models.loading import LoadedModel
 from verify.models.log_probabilities import head_sees, output_head, predicting_positions, vocabulary_size
 from verify.models.token_stats import BATCH_TOKENS, CHUNK_BYTES, length_sorted_batches
@@ -41,12 +42,6 @@ class LogitLens:
             ProbeNotRunError: the model has no such layer, or one layer only.
         """
         return layer_losses(loaded, material.forget, self.layers)
-
-
-def layers_below_the_last(model: Any) -> tuple[int, ...]:
-    """Return the numbers of the layers below the last, from 1; none for a model of one layer."""
-    count = getattr(model.config.get_text_config(), "num_hidden_layers", 1)
-    return tuple(range(1, int(count)))
 
 
 @torch.inference_mode()
@@ -114,14 +109,3 @@ def _losses(model: Any, hidden: Tensor, targets: Tensor) -> Tensor:
         chosen = logits.gather(-1, targets[start : start + rows, None])[:, 0]
         parts.append(logits.logsumexp(-1) - chosen)
     return torch.cat(parts)
-
-
-def final_norm(model: Any) -> Any:
-    """Return the norm in front of the head, below any wrapper; the identity for architectures without a known one."""
-    if hasattr(model, "get_base_model"):
-        model = model.get_base_model()
-    body = getattr(model, model.base_model_prefix)  # the transformer without its head: `model`, `transformer`, ...
-    for name in ("norm", "ln_f", "final_layer_norm", "final_layernorm"):
-        if hasattr(body, name):
-            return getattr(body, name)
-    return torch.nn.Identity()

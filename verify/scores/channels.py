@@ -21,10 +21,11 @@ from verify.data.records import Record
 from verify.data.rewordings import Rewordings, question
 from verify.data.subjects import subject_groups
 from verify.errors import InputError, RunError
+from verify.models.inner_layers import layers_below_the_last
 from verify.models.loading import LoadedModel
 from verify.models.quantized import is_quantized
 from verify.probes.base import Material, ProbeNotRunError, mean_losses
-from verify.probes.logit_lens import layer_losses, layers_below_the_last
+from verify.probes.logit_lens import layer_losses
 from verify.probes.prompt_variants import Wording, after_examples, instructed, reworded, without_prompt
 from verify.probes.quantization import Quantization, quantized
 from verify.probes.relearning import across_subjects, relearning_rate, subject_halves
