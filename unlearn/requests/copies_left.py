@@ -39,6 +39,7 @@ class Left:
 
 
 def unexplained_of(copies: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
+    """Return the copies that the operator has given no reason for."""
     return tuple(copy for copy in copies if not copy["reason"].strip())
 
 
