@@ -26,7 +26,7 @@ demo: install
 model: install
 	$(BIN)/unlearn fetch-model
 
-# The same on that model: about 20 minutes on two cores; the same command resumes an interrupted run.
+# The same on that model: about 16 minutes on two cores; the same command resumes an interrupted run.
 demo-llm: model
 	$(BIN)/unlearn demo-llm --output demo-llm
 

@@ -51,7 +51,7 @@ RETRAINED = (1, REQUESTS)
 AUDITED = (1, 2, 4, 8, 10)
 """Requests after which the model of `npo` is audited."""
 SETS = {1: 3, 2: 2, 4: 2, 6: 1, 8: 2, 10: 1, 20: 1}
-"""Number of people -> number of disjoint sets of so many."""
+"""Number of people in a set -> number of disjoint sets of that size."""
 
 Rows = list[dict[str, Any]]
 """Records as they stand in a file."""
@@ -89,7 +89,7 @@ class World:
         """Return the folder of a model that this run makes."""
         return self.output / "models" / name
 
-    def anew(self, name: str) -> Path:
+    def emptied(self, name: str) -> Path:
         """Return the same folder without what an interrupted step left in it."""
         shutil.rmtree(self.model(name), ignore_errors=True)
         return self.model(name)
@@ -141,7 +141,7 @@ def by_shards(world: World, number: int) -> dict[str, Any]:
 
 def deleted(world: World, before: Path, method: Any, name: str, gone: int, asked: Rows, **committed: Path) -> dict[str, Any]:
     """Delete records exactly and execute the deletion again; return processor seconds, shares of a retraining and the outcome."""
-    folder, data = world.anew(name), world.left(gone)
+    folder, data = world.emptied(name), world.left(gone)
     about: dict[str, Any] = {"data": data, "forget_set": asked}
     requested = datetime.now(UTC).isoformat(timespec="seconds") if committed else None
     times = [time.process_time()]
@@ -167,7 +167,7 @@ def by_npo(world: World, number: int) -> dict[str, Any]:
         NPO(**parameters),
         forget_set=world.people[number - 1],
         retain_set=world.left(number),
-        output_dir=world.anew(f"npo-{number}"),
+        output_dir=world.emptied(f"npo-{number}"),
         options=dataclasses.replace(options, seed=100),
     )
     return {"deletion": time.process_time() - began}

@@ -17,7 +17,7 @@ def page(found: Found, same: bool, requests: int, sets: Mapping[int, int]) -> st
         found: by step.
         same: whether every adapter after the last request equals that of a training without those who asked.
         requests: number of requests.
-        sets: number of people -> number of sets of so many that were audited.
+        sets: number of people -> number of audited sets of that size.
     """
     return "\n".join(
         [

@@ -283,7 +283,7 @@ COMMON = 20
 
 
 def beginning_alike(lengths: Sequence[int] = (5, 12, 3, 30, 7, 7)) -> list[Encoded]:
-    """Texts of random tokens with the same first `COMMON`, followed by so many own ones, of which all but the first are scored."""
+    """Texts of random tokens with the same first `COMMON`, each followed by tokens of its own, all but the first scored."""
     random = np.random.default_rng(0)
     start, made = random.integers(3, 64, COMMON), []
     for row, length in enumerate(lengths):

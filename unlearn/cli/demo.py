@@ -46,7 +46,7 @@ class Demo:
 class LlmDemo:
     """Teach a pretrained language model invented people, forget one with five methods, and audit every result.
 
-    Cost: about 20 minutes on two cores with SmolLM2-135M (`unlearn fetch-model`), and 4 GB of memory for each core.
+    Cost: about 16 minutes on two cores with SmolLM2-135M (`unlearn fetch-model`), and 4 GB of memory for each core.
     The same command resumes an interrupted run.
     """
 

@@ -72,7 +72,7 @@ METHODS: Methods = {
 
 @dataclass(frozen=True)
 class Sizes:
-    """Size of the demo; the default takes about 20 minutes on two cores.
+    """Size of the demo; the default takes about 16 minutes on two cores.
 
     Attributes:
         people: number of people that the model is taught; one of them is forgotten.
