@@ -1,7 +1,7 @@
 """The fast, chunked pass agrees with the slow, obvious one, on every kind of head, in every order and size of chunk."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from verify.errors import RunError
 from verify.models import shared_prefix, token_stats
 from verify.models.ensembles import combined
 from verify.models.log_probabilities import head_sees, output_head, scored_log_probabilities, step_after_head, vocabulary_size
-from verify.models.shared_prefix import ARCHITECTURES, WORTH, common_length
+from verify.models.shared_prefix import ARCHITECTURES, LEAST_ROWS, WORTH, common_length
 from verify.models.token_stats import compute_token_statistics, length_sorted_batches
 from verify.models.token_table import ARRAYS, TokenStatistics
 from verify.training.arithmetic import Arithmetic
@@ -293,11 +293,11 @@ def beginning_alike(lengths: Sequence[int] = (5, 12, 3, 30, 7, 7)) -> list[Encod
     return made
 
 
-def tiny(kind: str) -> Any:
+def tiny(kind: str, **settings: Any) -> Any:
     sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     torch.manual_seed(0)
     config = transformers.AutoConfig.for_model(
-        kind, **sizes, num_key_value_heads=2, head_dim=8, pad_token_id=0, initializer_range=0.2
+        kind, **sizes, num_key_value_heads=2, head_dim=8, pad_token_id=0, initializer_range=0.2, **settings
     )
     return transformers.AutoModelForCausalLM.from_config(config).eval()
 
@@ -316,6 +316,26 @@ def test_what_all_texts_begin_with_is_read_once(kind: str, monkeypatch: pytest.M
         assert read[0] == COMMON
         assert sum(read[1:]) >= sum(len(window.input_ids) - COMMON for window in windows)
         assert max(read[1:]) <= (6 * 30 if budget == 1024 else 40)
+
+
+DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10_000.0}
+LONG = {"rope_type": "longrope", "rope_theta": 10_000.0, "short_factor": [1.0] * 4, "long_factor": [3.0] * 4}
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("llama", {"max_position_embeddings": COMMON + 4, "rope_parameters": DYNAMIC}),
+        ("phi3", {"original_max_position_embeddings": COMMON + 4, "rope_parameters": LONG}),
+        ("mistral", {"sliding_window": 8}),
+    ],
+)
+def test_angles_that_depend_on_the_length_and_windows(kind: str, settings: Mapping[str, Any]) -> None:
+    """A beginning is not read apart where longer texts turn its positions otherwise; a window shorter than it changes nothing."""
+    model = tiny(kind, **settings)
+    for length in (30, 7):  # of one length, as the angles are those of the longest text of a batch
+        windows = beginning_alike((length,) * LEAST_ROWS)
+        assert_agree(compute_token_statistics(model, windows, 0), [slow_statistics(model, window) for window in windows])
 
 
 @pytest.mark.parametrize("combine", ["average", "route"])

@@ -19,6 +19,8 @@ from verify.models.log_probabilities import head_sees
 
 ARCHITECTURES = ("gemma", "granite", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3")
 """Architectures whose cache is known to continue a text as if it were read whole (each is tested)."""
+FIXED_ROTATIONS = (None, "default", "linear", "llama3", "yarn")
+"""Rotary embeddings that turn a position by the same angle in texts of any length; "dynamic" and "longrope" do not."""
 WORTH = 16
 """Least number of common tokens for which a pass of their own pays."""
 LEAST_ROWS = 4
@@ -72,6 +74,8 @@ def read_shared_prefix(model: nn.Module, windows: Sequence[Encoded]) -> SharedPr
     config: Any = getattr(model, "config", None)
     if getattr(config, "model_type", None) not in ARCHITECTURES or len(windows) < LEAST_ROWS:
         return None
+    if (getattr(config, "rope_parameters", None) or {}).get("rope_type") not in FIXED_ROTATIONS:
+        return None  # the same beginning has other keys before a longer text
     length = common_length(windows)
     if length < WORTH:
         return None
