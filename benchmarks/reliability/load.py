@@ -1,10 +1,7 @@
 """Load: 1,000 requests over HTTP, 10,000 in one ledger, a million records scanned; programs run as an operator runs them."""
 
 import json
-import os
 import random
-import resource
-import signal
 import socket
 import statistics
 import subprocess
@@ -23,6 +20,7 @@ from unlearn.requests.http.tokens import new_token
 from unlearn.requests.ledger.ledger import Ledger, NewRequest
 from verify.certificate.statements import make_key
 from verify.errors import RunError
+from verify.io.files import read_json
 
 REQUESTS, SENT_TWICE = 1_000, 50
 LONGEST_SERVICE = 200
@@ -42,13 +40,13 @@ def http(output: Path, _: Mapping[str, Any], __: float) -> dict[str, Any]:
     words = ["serve", "--tokens", "tokens", "--key", "receipts.key", "--domain", "requests.example.org", "--port", str(port)]
     words += ["--per-minute", "1000000", "--ledger", "ledger.db"]
     with (folder / "log").open("w") as log:
-        service = subprocess.Popen(_program("unlearn", words), cwd=folder, stdout=log, stderr=log, preexec_fn=_ends_by_itself)
+        program = _measured(folder / "usage.json", LONGEST_SERVICE, "unlearn", words)
+        service = subprocess.Popen(program, cwd=folder, stdout=log, stderr=log)
         try:
             taken = _send(_bodies(), port, token)
         finally:
-            service.send_signal(signal.SIGTERM)
-            status, usage = os.wait4(service.pid, 0)[1:]
-            service.returncode = os.waitstatus_to_exitcode(status)
+            service.terminate()
+            service.wait()
     noted = Ledger(folder / "ledger.db")
     events, requests = noted.verify(), noted.requests()
     noted.close()
@@ -58,7 +56,7 @@ def http(output: Path, _: Mapping[str, Any], __: float) -> dict[str, Any]:
         "requests": len(requests),
         "events": events,
         "milliseconds": _percentiles([seconds for _, seconds in taken]),
-        "service": {"peak": usage.ru_maxrss / 1024, "processor": usage.ru_utime + usage.ru_stime},
+        "service": read_json(folder / "usage.json"),
         "done": True,
     }
 
@@ -101,9 +99,9 @@ def ledger(output: Path, _: Mapping[str, Any], last: float) -> dict[str, Any]:
         steps[what] = time.perf_counter() - started
     events = opened.verify()
     opened.close()
-    listed, usage = _run("unlearn", ["request", "list", "--ledger", str(path)], max(60.0, last - time.monotonic()))
-    steps["list"] = listed
-    return {"requests": len(names), "events": events, "steps": steps, "list_peak": usage.ru_maxrss / 1024, "done": True}
+    words = ["request", "list", "--ledger", str(path)]
+    steps["list"], peak = _run(output / "usage.json", "unlearn", words, max(60.0, last - time.monotonic()))
+    return {"requests": len(names), "events": events, "steps": steps, "list_peak": peak, "done": True}
 
 
 def scan(output: Path, before: Mapping[str, Any], last: float) -> dict[str, Any]:
@@ -115,8 +113,8 @@ def scan(output: Path, before: Mapping[str, Any], last: float) -> dict[str, Any]
         _write_records(path, RECORDS // FILES, number)
         sought.write_text("".join(f"person-{number * RECORDS + who}\n" for who in range(SOUGHT)))
         words = ["scan", "--data", str(path), "--subjects", str(sought)]
-        seconds, usage = _run("unlearn", words, max(60.0, last - time.monotonic()))
-        runs.append({"seconds": seconds, "peak": usage.ru_maxrss / 1024, "bytes": path.stat().st_size})
+        seconds, peak = _run(output / "usage.json", "unlearn", words, max(60.0, last - time.monotonic()))
+        runs.append({"seconds": seconds, "peak": peak, "bytes": path.stat().st_size})
         path.unlink()
         print(runs[-1], flush=True)
     return {"runs": runs, "done": len(runs) == FILES}
@@ -132,28 +130,23 @@ def _write_records(path: Path, count: int, seed: int) -> None:
             stream.write(f'{{"example_id":"r{number}","subject_id":"person-{seed * RECORDS + number // 10}","text":"{text}"}}\n')
 
 
-def _program(package: str, words: Sequence[str]) -> list[str]:
-    return [sys.executable, "-m", package, *words]
+def _measured(usage: Path, seconds: float, package: str, words: Sequence[str]) -> list[str]:
+    """Return the words that run a command for at most `seconds` and write what it used."""
+    measuring = [sys.executable, str(Path(__file__).with_name("run_measured.py")), str(usage), str(seconds)]
+    return [*measuring, sys.executable, "-m", package, *words]
 
 
-def _run(package: str, words: Sequence[str], seconds: float) -> tuple[float, resource.struct_rusage]:
-    """Run a command to its end; return the seconds that it took, and what it used.
+def _run(usage: Path, package: str, words: Sequence[str], seconds: float) -> tuple[float, float]:
+    """Run a command to its end; return the seconds that it took, and the peak of its memory in MiB.
 
     Raises:
         RunError: it failed, or took longer than it may.
     """
     started = time.perf_counter()
-    program = subprocess.Popen(_program(package, words), stdout=subprocess.DEVNULL, preexec_fn=lambda: signal.alarm(int(seconds)))
-    _, status, usage = os.wait4(program.pid, 0)
-    program.returncode = os.waitstatus_to_exitcode(status)
-    if program.returncode != 0:
-        raise RunError(f"{package} {words[0]} ended with status {program.returncode}.")
-    return time.perf_counter() - started, usage
-
-
-def _ends_by_itself() -> None:
-    """In the service's process: an alarm ends it, whatever becomes of this one."""
-    signal.alarm(LONGEST_SERVICE)
+    status = subprocess.run(_measured(usage, seconds, package, words), stdout=subprocess.DEVNULL, check=False).returncode
+    if status != 0:
+        raise RunError(f"{package} {words[0]} ended with status {status}.")
+    return time.perf_counter() - started, float(read_json(usage)["peak"])
 
 
 def _free_port() -> int:
