@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from certificates import FORGET, broken, check, edit_payload, edited, rewritten
+from certificates import FORGET, broken, certified, check, edit_payload, edited, proof_of, rewritten
 
 from verify import InputError, IntegrityError
 from verify.certificate.check import Trusted, check_certificate
@@ -222,6 +222,8 @@ SECOND_SUBJECT = [{"name": "a", "digest": {"sha256": "1" * 64}}, {"name": "b", "
         (put(*RECORD, "records", to=3), "3 records were removed, the audit of"),
         (put(*RECORD, "records", to=81), "81 records were removed, and lists 80 rows that held them"),
         (put(*RECORD, "retired", to=[]), "1 replaced models"),
+        (put(*RECORD, "models", 0, "requests", to=["R-0123456789ab"]), "held data of a request that it is not about"),
+        (put(*RECORD, "residual", 0, "requests", to=["R-0123456789ab"]), "held data of a request that it is not about"),
         (put(*RECORD, "requests", 0, "received", to="2026-11-04"), "it was received after it was recorded"),
         (put(*RECORD, "requests", 0, "events", 3, "at", to="2026-12-24T09:30:00+00:00"), "not in the order of their dates"),
         (put(*RECORD, "requests", 0, "events", 3, "at", to="soon"), "bears no date"),
@@ -239,6 +241,51 @@ def test_statements_that_contradict_each_other(
 ) -> None:
     """Signed again by the right key: the contradiction is named."""
     assert said in broken(check(house, rewritten(house, tmp_path / "c.json", change)))
+
+
+def at(*times: str) -> Callable[[list[Any]], None]:
+    """A change of the times of a request's first steps, which were taken three days apart."""
+
+    def change(statements: list[Any]) -> None:
+        for number, time in enumerate(times):
+            put(*RECORD, "requests", 0, "events", number, "at", to=time)(statements)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("received", "times", "said"),
+    [
+        ("2026-11-03", ["2026-11-03T12:00:00+00:00", "2026-11-03T11:58:00+00:00"], None),
+        ("2026-11-03", ["2026-11-03T12:00:00+00:00", "2026-11-03T10:59:00+00:00"], "not in the order of their dates"),
+        ("2026-11-03", [f"2026-11-03T{hour}:00+00:00" for hour in ("12:00", "11:20", "10:40")], "not in the order of their dates"),
+        ("2026-11-03", ["9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+23:59"], "not in the order of their dates"),
+        ("2026-11-04", ["2026-11-03T15:30:00+00:00"], None),
+        ("2026-11-04", ["2026-11-03T11:30:00-04:00"], None),
+        ("2026-11-05", ["2026-11-03T23:59:00-09:00"], "it was received after it was recorded"),
+        ("9999-12-31", ["9999-12-31T23:59:59-23:59"], "not in the order of their dates"),
+    ],
+)
+def test_clocks_and_time_zones_of_several_hosts(
+    house: dict[str, Path], tmp_path: Path, received: str, times: list[str], said: str | None
+) -> None:
+    """Hosts that share a ledger disagree by minutes, and a request is closed in another time zone than that of its receipt: neither
+    contradicts anything. Steps that go back by more than an hour, and a day that had begun nowhere, do."""
+
+    def change(statements: list[Any]) -> None:
+        put(*RECORD, "requests", 0, "received", to=received)(statements)
+        at(*times)(statements)
+
+    found = broken(check(house, rewritten(house, tmp_path / "c.json", change)))
+    assert found == "" if said is None else said in found
+
+
+@pytest.mark.parametrize("place", [(0, "predicate", "buildDefinition", "resolvedDependencies"), (*EVIDENCE, "sets")])
+def test_statements_that_lack_what_is_compared(house: dict[str, Path], tmp_path: Path, place: tuple[str | int, ...]) -> None:
+    """Provenance without the weights it starts from, and an audit without a forget set, are one clear error."""
+    whole = certified(house, tmp_path / "whole", proof_of(house), audit=False, about={}) if place[0] == 0 else None
+    with pytest.raises(InputError, match="lacks what this version expects"):
+        check(house, rewritten(house, tmp_path / "c.json", put(*place, to=[]), whole))
 
 
 @pytest.mark.parametrize(

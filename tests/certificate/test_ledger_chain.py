@@ -178,6 +178,8 @@ def test_a_certificate_is_held_against_the_ledger(
         (("models",), [], "it names 0 replaced models, the ledger 1"),
         (("residual",), [], "the copies that stay are not those that the ledger recorded"),
         (("residual", 0, "reason"), "handed to nobody", "the copies that stay are not those that the ledger recorded"),
+        (("residual", 0, "requests"), [], "or of other requests"),
+        (("models", 0, "requests"), [], "the ledger matched fewer records to the requests of model"),
         (("removed", "checkpoint"), 13, "the numbers of removed copies are not those"),
         (("retired",), [], "the retired models are not those"),
         (("data", 0, "records"), 60, "the training files, or the rows in them, are not those"),

@@ -181,7 +181,7 @@ def test_a_row_that_comes_meanwhile_is_not_lost(tmp_path: Path, monkeypatch: pyt
 
 def test_what_an_earlier_version_left_of_a_collection_is_not_removed(tmp_path: Path) -> None:
     """It removed the old collection before the new one had its name: killed in between, it left the only copy of the rows under the
-    other name, which is found also where no deleted text is left, told of aloud, kept, and cleaned once it has its name again."""
+    other name. That copy is found even where no deleted text is left, reported, kept, and cleaned once it has its name again."""
     folder = tmp_path / "store"
     store = planted_store(folder)
     for name in ("again", "other"):

@@ -6,6 +6,7 @@ from typing import Any
 
 from verify.certificate.attachments import Finding, Pair
 from verify.certificate.claims import claimed_phrase
+from verify.certificate.read_statements import deletion_record_of, dependencies_of, evidence_of, sets_of
 from verify.certificate.reexecution import ReexecutionClaim, claim_contradictions, claim_of
 from verify.certificate.signing import TRAINING_LOGS, Statement
 from verify.schema.deletion_record import CERTIFYING, REEXECUTED, UNDECIDED, ReexecutedModel, RequestFacts
@@ -35,16 +36,10 @@ def agreement(pair: Pair, signers: Mapping[str, str]) -> Iterator[Finding]:
         return
     yield Finding("weights after deletion", True, str(next(iter(pair.values()))["subject"][0]["digest"]["sha256"]))
     if "operator" in pair and "auditor" in pair:
-        before = _dependencies(pair["operator"])["weights before deletion"]
+        before = dependencies_of(pair["operator"])["weights before deletion"]
         tested = pair["auditor"]["predicate"]["annotations"]["weights_before_deletion"]
         detail = before if before == tested else f"the operator started from {before[:16]}, the auditor compared with {tested[:16]}"
         yield Finding("weights before deletion", before == tested, detail)
-
-
-def _dependencies(operator: Statement) -> dict[str, str]:
-    """Return the digests that the operator's provenance starts from, by name."""
-    listed = operator["predicate"]["buildDefinition"]["resolvedDependencies"]
-    return {str(entry["name"]): str(entry["digest"]["sha256"]) for entry in listed}
 
 
 def reexecution_findings(pair: Pair) -> Iterator[Finding]:
@@ -93,8 +88,8 @@ def _differences(claim: ReexecutionClaim, beside: Any, pair: Pair) -> Iterator[s
     """Yield where audit and provenance are about something else than the re-execution."""
     if "auditor" in pair:
         predicate = pair["auditor"]["predicate"]
-        evidence = predicate["annotations"]["evidence"]
-        forget = {entry["role"]: entry for entry in evidence["sets"]}["forget"]
+        evidence = evidence_of(pair["auditor"])
+        forget = sets_of(evidence)["forget"]
         target = {entry["role"]: entry for entry in evidence["models"]}["target"]
         if claim.audit != _audit_digest(predicate):
             yield f"it was signed beside the audit {str(claim.audit)[:16]}, this one is {_audit_digest(predicate)[:16]}"
@@ -109,7 +104,7 @@ def _differences(claim: ReexecutionClaim, beside: Any, pair: Pair) -> Iterator[s
             yield f"it was made with the tokenizer {claim.tokenizer[:16]}, the audit with {str(target['tokenizer'])[:16]}"
     elif claim.audit is not None:
         yield f"it was signed beside the audit {claim.audit[:16]}, which is missing"
-    root = _dependencies(pair["operator"]).get(TRAINING_LOGS) if "operator" in pair else None
+    root = dependencies_of(pair["operator"]).get(TRAINING_LOGS) if "operator" in pair else None
     if None not in (root, claim.root) and root != claim.root:
         yield f"its training has the root {str(claim.root)[:16]}, the operator started from one with {str(root)[:16]}"
 
@@ -124,7 +119,7 @@ def record_findings(pairs: Mapping[str, Pair]) -> list[Finding]:
     if not pairs:
         return [Finding("statements", False, "none is valid")]
     findings = []
-    records = [_request(pair) for pair in pairs.values()]
+    records = [deletion_record_of(pair) for pair in pairs.values()]
     for record in records:
         for entry in record.get("models", ()):
             pair = pairs.get(entry["after"], {})
@@ -140,7 +135,7 @@ def record_findings(pairs: Mapping[str, Pair]) -> list[Finding]:
 
 def requests_of(pair: Pair) -> tuple[RequestFacts, ...]:
     """Return the requests that the operator's statement about a model is about; empty without one."""
-    record = _request(pair)
+    record = deletion_record_of(pair)
     return _received(record) if record else ()
 
 
@@ -220,8 +215,3 @@ def _rebuilt(entry: Mapping[str, Any]) -> bool:
     if entry["method"] == "auto":
         return "exactness" in (entry["facts"].get("rungs") or [{}])[-1]
     return bool(entry.get("exactness"))
-
-
-def _request(pair: Pair) -> dict[str, Any]:
-    """Return the deletion record in the operator's statement; empty without one."""
-    return dict(pair["operator"]["predicate"]["runDetails"]["metadata"]["request"]) if "operator" in pair else {}

@@ -6,7 +6,6 @@ question, and this answers it from the ledger's file alone.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, get_args
@@ -14,6 +13,7 @@ from typing import Any, get_args
 from verify.certificate.attachments import Finding, Pair
 from verify.certificate.ledger_chain import GENESIS, LedgerEvent, ledger_events
 from verify.certificate.opened_audits import OpenedAudits, opened_audits
+from verify.certificate.read_statements import deletion_record_of, moment_of
 from verify.errors import IntegrityError
 from verify.schema.deletion_record import NOTES, RECIPIENTS
 from verify.schema.parts import VerdictWord
@@ -55,8 +55,7 @@ def ledger_findings(path: Path, pairs: Mapping[str, Pair]) -> list[Finding]:
 
 
 def _records(pairs: Mapping[str, Pair]) -> list[Mapping[str, Any]]:
-    found = [pair["operator"]["predicate"]["runDetails"]["metadata"]["request"] for pair in pairs.values() if "operator" in pair]
-    return [record for record in found if record]
+    return [record for pair in pairs.values() if (record := deletion_record_of(pair))]
 
 
 def _differences(pairs: Mapping[str, Pair], events: Sequence[LedgerEvent]) -> Iterator[str]:
@@ -85,7 +84,7 @@ def _request(facts: Mapping[str, Any], events: Sequence[LedgerEvent]) -> Iterato
     yield from (f"{name} is not what the ledger recorded" for name in stated if stated[name] != noted[name])
     yield from _later_facts(facts, events)
     for number, (said, event) in enumerate(zip_longest(facts["events"], events), 1):
-        if said is None or event is None or (said["state"], _moment(said["at"])) != (event.state, _moment(event.at)):
+        if said is None or event is None or (said["state"], moment_of(said["at"])) != (event.state, moment_of(event.at)):
             yield f"step {number} is not the ledger's: the state, or when it was reached"
             break
     last = next((event for event in reversed(events) if event.state not in ("closed", *NOTES)), events[0])
@@ -150,9 +149,10 @@ def _cleaning(record: Mapping[str, Any], events: Sequence[LedgerEvent]) -> Itera
     for event in events:
         removed.update(event.details.get("removed", {}))
     retired = list(dict.fromkeys(digest for event in events for digest in event.details.get("retired", ())))
-    named = ("place", "kind", "reason")
-    if [[copy[name] for name in named] for copy in record["residual"]] != [[copy[name] for name in named] for copy in residual]:
-        yield "the copies that stay are not those that the ledger recorded, or for other reasons"
+    named = ("place", "kind", "reason", "requests")  # the last only where it is known whose data a copy holds
+    stated, noted = ([[copy.get(name) for name in named] for copy in copies] for copies in (record["residual"], residual))
+    if stated != noted:
+        yield "the copies that stay are not those that the ledger recorded, or for other reasons, or of other requests"
     if record["removed"] != dict(removed):
         yield "the numbers of removed copies are not those that the ledger recorded"
     if record["retired"] != retired:
@@ -164,19 +164,24 @@ def _data(record: Mapping[str, Any], events: Sequence[LedgerEvent]) -> Iterator[
     if not record["models"]:
         return
     rows: Counter[tuple[str, str]] = Counter()
+    matched: dict[str, Mapping[str, Any]] = {event.request: event.details for event in events if event.state == "matched"}
     for request in record["requests"]:
-        own = [event for event in events if event.request == request["id"]]
-        for place in next((event.details["places"] for event in reversed(own) if event.state == "matched"), ()):
+        for place in matched.get(request["id"], {"places": ()})["places"]:
             rows[place["file"], place["digest"]] += place["records"]
     if {(place["file"], place["digest"]): place["records"] for place in record["data"]} != dict(rows):
         yield "the training files, or the rows in them, are not those that the ledger recorded"
     first = [event for event in events if event.request == record["requests"][0]["id"] and event.state == "planned"]
-    planned = next(
-        (event.details["models"] for event in reversed(first) if "plan" in event.details and "models" in event.details), ()
-    )
-    counts = [model["records"] for model in planned if "records" in model]
+    plans = (event.details.get("models", ()) for event in reversed(first))  # the next method's, after a failure, counts no records
+    planned: Sequence[Mapping[str, Any]] = next((models for models in plans if any("records" in one for one in models)), ())
+    counts = [model["records"] for model in planned]
     if counts and not max(counts) <= record["records"] <= sum(counts):
         yield "the number of removed records is not that of the plan"
+    learned = {model["before"]: model["requests"] for model in record["models"] if model.get("requests") is not None}
+    for model in planned:
+        named = [matched.get(request, {"records": ()})["records"] for request in learned.get(model["weights"], ())]
+        found = {entry["record"] for records in named for entry in records}
+        if model["weights"] in learned and len(found) < model["records"]:
+            yield f"the ledger matched fewer records to the requests of model {model['weights'][:16]} than its plan removes from it"
 
 
 def _registrations(pairs: Mapping[str, Pair], events: Sequence[LedgerEvent]) -> Iterator[str]:
@@ -263,10 +268,3 @@ def _inconclusive(events: Sequence[LedgerEvent], batch: Any, before: str) -> set
         elif event.state == "inconclusive" and any(one.get("verdict") in get_args(VerdictWord) for one in models):
             found.add(str(event.details.get("audited")))
     return found - {str(final)}
-
-
-def _moment(text: Any) -> datetime | None:
-    try:
-        return datetime.fromisoformat(str(text))
-    except ValueError:
-        return None

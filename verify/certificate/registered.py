@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from verify.certificate.attachments import Finding, Pair
+from verify.certificate.read_statements import deletion_record_of, evidence_of, moment_of
 from verify.schema.inputs import Registered
 
 WHAT = "registration"
@@ -27,7 +28,7 @@ def registration_findings(pairs: Mapping[str, Pair]) -> Iterator[Finding]:
     Raises:
         KeyError, TypeError, ValueError: a statement lacks what this version expects.
     """
-    records = [_record(pair) for pair in pairs.values() if "operator" in pair]
+    records = [deletion_record_of(pair) for pair in pairs.values() if "operator" in pair]
     if any(other != records[0] for other in records[1:]):
         yield Finding("deletion record", False, "the operator's statements about several models carry different deletion records")
     record = records[0] if records else {}
@@ -44,11 +45,6 @@ def registration_findings(pairs: Mapping[str, Pair]) -> Iterator[Finding]:
         yield Finding(WHAT, False, f"the operator reports {str(stated)[:16]}, the audits followed {audits}")
 
 
-def _record(pair: Pair) -> dict[str, Any]:
-    """Return the deletion record in the operator's statement; empty without one."""
-    return dict(pair["operator"]["predicate"]["runDetails"]["metadata"]["request"])
-
-
 def _head(record: Mapping[str, Any]) -> Iterator[Finding]:
     """Check the form of the ledger's head: anything else than a digest can be in no chain."""
     if not HEAD.fullmatch(str(record["ledger_head"])):
@@ -56,18 +52,18 @@ def _head(record: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _registered(pair: Pair) -> Registered | None:
-    found = pair["auditor"]["predicate"]["annotations"]["evidence"].get("registration")
+    found = evidence_of(pair["auditor"]).get("registration")
     return None if found is None else Registered.model_validate_json(json.dumps(found))
 
 
 def _times(weights: str, registered: Registered | None, pair: Pair, record: Mapping[str, Any]) -> Iterator[Finding]:
     """Check that an audit was registered before it was made, and before the unlearning began."""
-    evidence = pair["auditor"]["predicate"]["annotations"]["evidence"]
+    evidence = evidence_of(pair["auditor"])
     what = f"{WHAT} of the audit of {weights[:16]}"
     if registered is None:
         yield Finding(what, True, "none: nothing shows that records, tests and thresholds were chosen beforehand")
         return
-    created, audited = _moment(registered.created), _moment(evidence["created"])
+    created, audited = moment_of(registered.created), moment_of(evidence["created"])
     began = _unlearned(record)
     if created is None:
         yield Finding(what, False, "it bears no date")
@@ -85,14 +81,5 @@ def _times(weights: str, registered: Registered | None, pair: Pair, record: Mapp
 def _unlearned(record: Mapping[str, Any]) -> datetime | None:
     """Return when the unlearning last began: an earlier plan that came to nothing had a registration of its own."""
     events = [event for request in record.get("requests", ()) for event in request["events"] if event["state"] == "unlearning"]
-    moments = [moment for event in events if (moment := _moment(event["at"])) is not None]
+    moments = [moment for event in events if (moment := moment_of(event["at"])) is not None]
     return max(moments, default=None)
-
-
-def _moment(text: Any) -> datetime | None:
-    """Return a time with a time zone; None for anything else."""
-    try:
-        found = datetime.fromisoformat(str(text))
-    except ValueError:
-        return None
-    return found if found.tzinfo is not None else None

@@ -6,11 +6,12 @@ themselves can contradict; what is said twice has to be the same.
 
 import json
 from collections.abc import Iterator, Mapping
-from datetime import date, datetime
-from itertools import pairwise
+from datetime import date, datetime, time, timedelta, timezone
+from itertools import accumulate
 from typing import Any
 
 from verify.certificate.attachments import Finding, Pair
+from verify.certificate.read_statements import deletion_record_of, dependencies_of, evidence_of, moment_of, sets_of
 from verify.errors import InputError
 from verify.schema.deletion_record import DeletionRecord
 
@@ -19,6 +20,12 @@ HOLIDAYS = 14
 """Days by which a deadline at most moves because it falls on weekends and public holidays."""
 LONGEST = {"gdpr": (31 + HOLIDAYS, 92 + HOLIDAYS), "ccpa": (45, 90), "drop": (45, 0)}
 """Days from receipt to the last day to answer, at most, without and with an extension; DROP has none."""
+CLOCKS = timedelta(hours=1)
+"""Time by which a step may lie before an earlier one. The ledger's chain, not the clock, certifies their order: each step bears the
+time of the host that recorded it, and hosts that share a ledger may disagree, or correct their clocks. The ledger does not move a
+time up to that of the step before: one clock that runs ahead would then date all later steps."""
+EARLIEST_DAY = timezone(timedelta(hours=14))
+"""Time zone in which a day begins first. The day of receipt is the operator's at intake, in a time zone that no statement names."""
 
 
 def said_twice(pairs: Mapping[str, Pair]) -> Iterator[Finding]:
@@ -37,21 +44,16 @@ def said_twice(pairs: Mapping[str, Pair]) -> Iterator[Finding]:
         if "operator" in pair:
             for text in _provenance(weights, pair):
                 yield Finding(RECORD, False, text)
-    records = [_record(pair) for pair in pairs.values() if "operator" in pair]
+    records = [deletion_record_of(pair) for pair in pairs.values() if "operator" in pair]
     if records and records[0]:
         yield from (Finding(RECORD, False, text) for text in _within(records[0]))
-
-
-def _record(pair: Pair) -> dict[str, Any]:
-    """Return the deletion record in the operator's statement; empty without one."""
-    return dict(pair["operator"]["predicate"]["runDetails"]["metadata"]["request"])
 
 
 def _audit(weights: str, found: Mapping[str, Any]) -> Iterator[str]:
     """Yield where an audit's evidence is about other weights, records or controls than the statement says beside it."""
     evidence = found["evidence"]
     audited: dict[str, str] = {entry["role"]: entry["weights"] for entry in evidence["models"] if entry["role"] != "reference"}
-    sets = {entry["role"]: entry["digest"] for entry in evidence["sets"]}
+    sets = {role: entry["digest"] for role, entry in sets_of(evidence).items()}
     for what, said, other in (
         ("after", weights, audited["target"]),
         ("before", found["weights_before_deletion"], audited["original"]),
@@ -69,20 +71,19 @@ def _audit(weights: str, found: Mapping[str, Any]) -> Iterator[str]:
 
 def _provenance(weights: str, pair: Pair) -> Iterator[str]:
     """Yield where the deletion record says something else about a model than the provenance and the audit beside it."""
-    record = _record(pair)
+    record = deletion_record_of(pair)
     if not record:
         return
     entry = next((one for one in record["models"] if one["after"] == weights), None)
     if entry is None:
         yield f"it names no model with the weights {weights[:16]}, which the statement that holds it is about"
         return
-    listed = pair["operator"]["predicate"]["buildDefinition"]["resolvedDependencies"]
-    start = next(str(one["digest"]["sha256"]) for one in listed if one["name"] == "weights before deletion")
+    start = dependencies_of(pair["operator"])["weights before deletion"]
     if entry["before"] != start:
         yield f"it says that {weights[:16]} replaced {entry['before'][:16]}, the provenance starts from {start[:16]}"
     if "auditor" in pair:
-        evidence = pair["auditor"]["predicate"]["annotations"]["evidence"]
-        forget = next(one["records"] for one in evidence["sets"] if one["role"] == "forget")
+        evidence = evidence_of(pair["auditor"])
+        forget = sets_of(evidence)["forget"]["records"]
         if forget > record["records"]:
             yield f"it says that {record['records']} records were removed, the audit of {weights[:16]} is about {forget}"
         if sorted(entry.get("tested_by", ())) != sorted(evidence.get("tiers") or ()):
@@ -102,6 +103,9 @@ def _within(record: Mapping[str, Any]) -> Iterator[str]:
     deleted = [one for one in record["requests"] if one["outcome"] == "deleted"]
     if deleted and (there := {entry["before"] for entry in record["models"]} - set(record["retired"])):
         yield f"{len(there)} replaced models ({', '.join(sorted(name[:16] for name in there))}) are not among the retired ones"
+    holding = {name for one in (*record["models"], *record["residual"]) for name in one.get("requests") or ()}
+    if holding - {facts["id"] for facts in record["requests"]}:
+        yield "it says that a model or a copy held data of a request that it is not about"
     for facts in record["requests"]:
         yield from (f"{facts['id']}: {text}" for text in _steps(facts))
 
@@ -112,13 +116,14 @@ def _steps(facts: Mapping[str, Any]) -> Iterator[str]:
     ended = {"deleted": "deployed"}.get(facts["outcome"], facts["outcome"])
     if ended != "open" and ended not in states:
         yield f"its outcome is {facts['outcome']}, and no step of it says so"
-    times = [moment for event in facts["events"] if (moment := _moment(event["at"])) is not None]
+    times = [moment for event in facts["events"] if (moment := moment_of(event["at"])) is not None]
     if len(times) < len(states):
         yield "a step of it bears no date"
-    if any(later < earlier for earlier, later in pairwise(times)):
+    if any(latest - moment > CLOCKS for latest, moment in zip(accumulate(times, max), times, strict=True)):
         yield "its steps are not in the order of their dates"
     yield from _deadlines(facts)
-    if facts["events"] and date.fromisoformat(facts["received"]) > date.fromisoformat(facts["events"][0]["at"][:10]):
+    received = datetime.combine(date.fromisoformat(facts["received"]), time.min, tzinfo=EARLIEST_DAY)
+    if times and received > times[0]:
         yield "it was received after it was recorded"
 
 
@@ -131,12 +136,3 @@ def _deadlines(facts: Mapping[str, Any]) -> Iterator[str]:
     for name, days in (("answer_by", longest[0]), ("extended_to", longest[1])):
         if facts[name] is not None and (date.fromisoformat(facts[name]) - received).days > days:
             yield f"{name} is later than {facts['regime']} allows for a request of that day"
-
-
-def _moment(text: Any) -> datetime | None:
-    """Return a time with a time zone; None for anything else."""
-    try:
-        found = datetime.fromisoformat(str(text))
-    except ValueError:
-        return None
-    return found if found.tzinfo is not None else None
