@@ -6,18 +6,23 @@ Ledger, plans, batches and the order of the steps are the real ones; only traini
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import pytest
+from audits import evidence_of
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from plans import MODEL
+from score_tables import simulated_table
 
-from unlearn.requests import close, judging, pipeline
-from unlearn.requests.audit_numbers import left_by, noting_scores, opened_by
+from unlearn.requests import acceptance, close, judging, pipeline
+from unlearn.requests.audit_numbers import NextAudits, left_by, noting_scores, opened_by, opened_once_noted, require_planned_levels
 from unlearn.requests.batch_folder import CACHE, attempt_folder
 from unlearn.requests.batch_state import PLANNABLE
 from unlearn.requests.close import Cleaning, close_request, purge_batch
@@ -30,12 +35,16 @@ from unlearn.requests.training_sets import TrainingSets
 from verify import InputError, RunError
 from verify.data.identity import RecordKey
 from verify.io.files import is_complete, write_manifest
+from verify.judging.gates import all_of_alpha_gate
 from verify.schema.evidence import Settings
+from verify.schema.parts import RecordFinding
 
 DAY = date(2026, 11, 2)
 KEY = RecordKey(b"k" * 32)
 OLD = ["a" * 64, "b" * 64]
 VERDICTS = ["EQUIVALENT_WITHIN", "NOT_FORGOTTEN", "INCONCLUSIVE", "NOT_TESTABLE"]
+FOUND = RecordFinding(record="e" * 32, residual=0.6, direction="remembered", adjusted_p=0.001)
+FAILED = all_of_alpha_gate("NOT_FORGOTTEN")
 
 
 class Crash(BaseException):
@@ -414,10 +423,82 @@ def test_the_ledger_counts_the_audits_of_which_a_score_was_read(scored: bool) ->
         left = left_by(life.ledger, life.ids, life.root / "deletions")
         named = [entry["before"] for entry in left.get("audits_not_made", ())]
         assert named == (OLD[1:] if scored else OLD), "the first model's audit stopped, and the second's was not begun"
+        opened = opened_once_noted(life.ledger, [life.plan(life.ids[1:], ("retrain",))], life.root / "deletions")
+        assert NextAudits(opened).take("d" * 64) == (1 if scored else 0), "a promise is for the number that the audit will have"
         life.ledger.advance(life.ids[1], "planned", batch="B-00000000000f", plan="f" * 64, **left)
-        assert opened_by(life.ledger).before_next("d" * 64) == (1 if scored else 0)
+        assert opened_by(life.ledger) == opened
+        with pytest.raises(InputError, match="no number planned") if scored else nullcontext():
+            require_planned_levels(opened, "d" * 64, Settings(expected_audits=9))
     finally:
         life.teardown()
+
+
+def test_references_do_not_judge_again_after_others_did() -> None:
+    """Each set of references judges in its turn. One that did is refused once others have, with --references and, where something
+    can be executed again by now, without; the last one, and further ones, are taken."""
+    life = LifeOfDeletions()
+    life.open()
+
+    def audited(run: pipeline._Run, model: PlannedModel) -> Finding:
+        folder = run.audit_folder(model)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_manifest(folder, "audit")
+        return Finding("INCONCLUSIVE", "simulated", None)
+
+    def run(*references: str) -> None:
+        run_batch(life.ledger, life.root / "deletions", life.ids[0], KEY, references)
+
+    try:
+        life.add(1)
+        life.approve_and_plan([0], ("retrain",))
+        with mock.patch.object(judging, "audit", audited), mock.patch("unlearn.requests.batch.digests_of", return_value=()):
+            for references in ([], ["1"], ["1", "2"], ["1", "2"]):
+                run(*references)
+                assert life.ledger.request(life.ids[0]).state == "inconclusive"
+            head = life.ledger.head()
+            with mock.patch.object(pipeline, "testable_now", return_value=True):
+                for references in ([], ["1"]):
+                    with pytest.raises(InputError, match="judged this attempt before, and others did later"):
+                        run(*references)
+            assert life.ledger.head() == head
+            run("3")
+            assert life.ledger.head() != head
+    finally:
+        life.teardown()
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({}, None),
+        ({"gates": (FAILED.model_copy(update={"name": "negative control"}),)}, None),
+        ({"verdict": "NOT_FORGOTTEN"}, "against other references says NOT_FORGOTTEN"),
+        ({"verdict": "NOT_TESTABLE", "accused": (FOUND,) * 3}, "against other references lists 3 of its records"),
+        ({"gates": (FAILED,)}, "against other references failed the check 'all of alpha': Judged at all of alpha"),
+    ],
+)
+def test_an_accusation_stands_against_every_later_audit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: dict[str, Any], said: str | None
+) -> None:
+    """What an audit against other references accused an exact rebuild of is not taken back by one that accuses it of nothing."""
+    last = evidence_of(simulated_table(references=2, records=20)).model_copy(update={"verdict": "INCONCLUSIVE", "accused": ()})
+    last = last.model_copy(update={"gates": tuple(gate for gate in last.gates if gate.name not in acceptance.OBJECTING)})
+    for name in ("audit-0-1", "audit-0-2", "audit-1-1"):
+        (tmp_path / name).mkdir()
+        last.model_copy(update=other if name == "audit-0-1" else {}).save(tmp_path / name / "evidence.json")
+        write_manifest(tmp_path / name, "audit")
+    monkeypatch.setattr(acceptance, "evidence_of", lambda *_: last)
+    monkeypatch.setattr(acceptance, "exact_by", lambda _: "retrain")
+    monkeypatch.setattr(acceptance, "attempt_folder", lambda *_: tmp_path)
+    batch: Any = SimpleNamespace(
+        folder=tmp_path,
+        plan=None,
+        attempt=lambda _: 0,
+        audit_folder=lambda _: tmp_path / "audit-0-2",
+        request=lambda: SimpleNamespace(steps=()),
+    )
+    found = acceptance.objection(batch, MODEL)
+    assert found is None if said is None else said in str(found)
 
 
 TestLifeOfDeletions = LifeOfDeletions.TestCase

@@ -320,6 +320,8 @@ def test_one_record(world: Path, shell: Shell, tmp_path: Path, monkeypatch: pyte
     assert abs(residual.value) < 0.5, "it was retrained without the record"
     # The later audit must not be passed over by an older one.
     assert "used other references" in shell("run", name, "--accept-exact-rebuild")[1]
+    # Nor do the references of the older one judge again: the ledger would name theirs as the last.
+    assert "judged this attempt before" in shell("run", name, "--references", *references(1), "--accept-exact-rebuild")[1]
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "deployed", killed)
         with pytest.raises(Killed):

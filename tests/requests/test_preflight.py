@@ -14,7 +14,7 @@ from plans import MODEL, planned
 
 from unlearn import TrainingOptions, finetune
 from unlearn.requests import audit_power
-from unlearn.requests.audit_numbers import NextAudits, noting_scores, require_planned_levels, was_scored
+from unlearn.requests.audit_numbers import NextAudits, noting_scores, opened_by, require_planned_levels, was_scored
 from unlearn.requests.choices import Choices
 from unlearn.requests.ledger.ledger import Ledger, NewRequest
 from unlearn.requests.noting import note
@@ -23,7 +23,7 @@ from unlearn.requests.preflight import _require_base, _require_methods
 from unlearn.requests.registering import require_registrable
 from unlearn.requests.training_sets import TrainingSets
 from verify.auditing import measured_power
-from verify.certificate.opened_audits import opening
+from verify.certificate.opened_audits import OpenedAudits, opening
 from verify.data.identity import RecordKey
 from verify.data.records import Fields, parse_records
 from verify.errors import InputError, IntegrityError
@@ -193,9 +193,9 @@ def test_another_number_of_audits_than_the_ledgers_is_refused_by_the_plan(
     seen: list[str | None] = []
     real = require_planned_levels
 
-    def noting(ledger: Ledger, controls: str | None, settings: Settings) -> None:
+    def noting(opened: OpenedAudits, controls: str | None, settings: Settings) -> None:
         seen.append(controls)
-        real(ledger, controls, settings)
+        real(opened, controls, settings)
 
     monkeypatch.setattr("unlearn.requests.preflight.require_planned_levels", noting)
     name, holdout = asked(ledger, "lee"), str(world / "held.jsonl")
@@ -264,7 +264,7 @@ def test_the_power_is_simulated_with_the_account_of_that_audit(
 def test_audits_of_one_plan_come_after_each_other(ledger: Ledger) -> None:
     """Each takes a number after those that the ledger opened; other controls are counted apart, and none are not counted."""
     opened(ledger, "c" * 64, 2, None)
-    numbers = NextAudits(ledger)
+    numbers = NextAudits(opened_by(ledger))
     assert [numbers.take(name) for name in ("c" * 64, "d" * 64, None, "c" * 64)] == [2, 0, None, 3]
 
 

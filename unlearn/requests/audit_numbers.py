@@ -1,7 +1,7 @@
 """Numbers of the desk's audits: which of those against the same controls each is, and which were opened and never made."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +23,35 @@ audit counts."""
 
 def opened_by(ledger: Ledger) -> OpenedAudits:
     """Return the audits that a ledger opened."""
+    return opened_audits(_events(ledger))
+
+
+def opened_once_noted(ledger: Ledger, plans: Sequence[Plan], output: Path) -> OpenedAudits:
+    """Return the audits that a ledger opened, counted as they will be once some drafted plans are noted.
+
+    Args:
+        ledger: the request ledger.
+        plans: the plans, in the order in which they will be noted.
+        output: folder of the batches.
+    """
+    noted = [(name, "planned", left_by(ledger, plan.requests, output)) for plan in plans for name in plan.requests]
+    return opened_audits([*_events(ledger), *noted])
+
+
+def _events(ledger: Ledger) -> list[tuple[str, str, Mapping[str, Any]]]:
     steps = [(step.sequence, request.id, step) for request in ledger.requests() for step in request.steps]
-    return opened_audits((name, step.state, step.details) for _, name, step in sorted(steps, key=lambda one: one[0]))
+    return [(name, step.state, step.details) for _, name, step in sorted(steps, key=lambda one: one[0])]
 
 
 class NextAudits:
     """Numbers of the audits that plans propose, one after another, if every one of them is made in this order.
 
     Args:
-        ledger: the request ledger, which opened those before them.
+        opened: the audits before them (`opened_once_noted`).
     """
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._audits, self._taken = opened_by(ledger), Counter[str]()
+    def __init__(self, opened: OpenedAudits) -> None:
+        self._audits, self._taken = opened, Counter[str]()
 
     def take(self, controls: str | None) -> int | None:
         """Return how many audits against some controls come before the next one, and count that one; None without controls."""
@@ -46,18 +62,20 @@ class NextAudits:
         return before
 
 
-def require_planned_levels(ledger: Ledger, controls: str | None, settings: Settings) -> None:
+def require_planned_levels(opened: OpenedAudits, controls: str | None, settings: Settings) -> None:
     """Check that earlier audits against some controls accused at the levels that an audit's account will count them with.
 
+    Those that were never made accused of nothing at any level.
+
     Args:
-        ledger: the request ledger, which opened them.
+        opened: the audits that the ledger opened.
         controls: what identifies the controls of the audit; None without controls.
         settings: of the audit.
 
     Raises:
         InputError: one had another alpha or planned number.
     """
-    same = [one for one in opened_by(ledger).opened if one.controls == controls]
+    same = [one for one in opened.counted if one.controls == controls]
     require_same_plan(((one.alpha, one.expected) for one in same), settings)
 
 

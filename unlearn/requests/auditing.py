@@ -37,7 +37,7 @@ def audit_attempt(
     output = audit_folder(folder, plan, model, attempt, references)
     clear_if_cut_off(output, "audit")
     if not is_complete(output, "audit"):
-        looks = _looks(output, attempt)
+        looks = other_audits(output, attempt)
         # Of audits that earlier versions made, the ledger has no number: then the evidence is counted.
         shown = audits_shown([Evidence.load(path) for path in looks], registered(folder, plan, model).controls)
         counted = None if audited_before is None or audited_before < shown else audited_before
@@ -56,7 +56,7 @@ def audit_attempt(
     return Evidence.load(output / "evidence.json")
 
 
-def _looks(output: Path, attempt: int) -> list[Path]:
-    """Return the evidence of earlier audits of an attempt's result: those against other references."""
+def other_audits(output: Path, attempt: int) -> list[Path]:
+    """Return the evidence of an attempt's finished audits against other references than the audit in a folder."""
     others = sorted(output.parent.glob(f"audit-{attempt}-*/evidence.json"))
     return [path for path in others if path.parent != output and is_complete(path.parent, "audit")]

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unlearn.requests.acceptance import objection, require_same_references
+from unlearn.requests.acceptance import objection, require_no_return, require_same_references
 from unlearn.requests.attempt import exact_by, run_attempt
-from unlearn.requests.audit_numbers import require_planned_levels, was_scored
+from unlearn.requests.audit_numbers import opened_by, require_planned_levels, was_scored
 from unlearn.requests.batch import Batch, Notify
 from unlearn.requests.batch_folder import CACHE, attempt_folder
 from unlearn.requests.batch_state import batch_of, require_not_replaced
@@ -87,6 +87,7 @@ class _Run(Batch):
             "failed": self.next_method,
         }
         if self.state() == "inconclusive" and (self.has_new_references or testable_now(self)):
+            require_no_return(self)
             self._require_fitting_references()
             self.advance("verifying", **self.used(), **self._opening())
         while (state := self.state()) in steps and not self._failed_for_good():
@@ -139,12 +140,13 @@ class _Run(Batch):
             require_fitting_references(self.plan, model, self.records(model), self.references, self.key)
             digests[model.weights] = register_audit(self.folder, self.plan, model, self.records(model))
             controls = controls_to_use(self.folder, self.plan, model, self.attempt(model), self.references)
-            require_planned_levels(self.ledger, controls, self.plan.settings)
+            require_planned_levels(opened_by(self.ledger), controls, self.plan.settings)
         self.notify("registered the records, tests and thresholds of the audit")
         self.advance("unlearning", registrations=digests, rungs={model.weights: self.attempt(model) for model in self.plan.models})
 
     def unlearn(self) -> None:
         """Run every model's current method; if one diverges, its model gets the next method."""
+        require_no_return(self)
         if self.has_new_references:
             self._require_fitting_references()
         for model in self.plan.models:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from unlearn.requests.audit_numbers import NextAudits
+from unlearn.requests.audit_numbers import NextAudits, opened_once_noted
 from unlearn.requests.audit_power import can_be_measured, describe_power
 from unlearn.requests.batch_proposal import propose
 from unlearn.requests.batch_state import PLANNABLE, replaced_weights
@@ -92,7 +92,8 @@ def draft(
     known += [known_from_ledger(request) for request in requests if request not in fresh]
     plans, idle = _propose_all(ledger, known, choices) if known else ([], ())
     # A plan that cannot be run is refused before the models are scored.
-    checked, audits = [require_runnable(ledger, plan, key) for plan in plans], NextAudits(ledger)
+    opened = opened_once_noted(ledger, plans, choices.output)
+    checked, audits = [require_runnable(ledger, plan, key, opened) for plan in plans], NextAudits(opened)
     plans = [_with_power(plan, own, audits) for plan, own in zip(plans, checked, strict=True)]
     return Draft(tuple(plans), tuple(matched), idle)
 

@@ -26,6 +26,7 @@ from verify.auditing.accounts import controls_digest
 from verify.auditing.audit_sets import compared_texts, draw_retain
 from verify.auditing.input_checks import USED_HOLDOUT
 from verify.auditing.shard_siblings import require_siblings
+from verify.certificate.opened_audits import OpenedAudits
 from verify.data.canaries import find_canaries
 from verify.data.identity import RecordKey
 from verify.data.reading import agreed_reading
@@ -63,13 +64,14 @@ class Runnable:
     controls: str | None
 
 
-def require_runnable(ledger: Ledger, plan: Plan, key: RecordKey) -> dict[str, Runnable]:
+def require_runnable(ledger: Ledger, plan: Plan, key: RecordKey, opened: OpenedAudits) -> dict[str, Runnable]:
     """Check all that `run` reads, for every model of a plan; return what was found by the digest of its weights.
 
     Args:
-        ledger: the request ledger, which names what earlier requests removed and replaced, and the audits so far.
+        ledger: the request ledger, which names what earlier requests removed and replaced.
         plan: the plan.
         key: the ledger's record key.
+        opened: the audits before those of the plan.
 
     Raises:
         InputError: a model was replaced, records are no longer in the files, the base is unknown or missing, a method does not suit
@@ -89,7 +91,7 @@ def require_runnable(ledger: Ledger, plan: Plan, key: RecordKey) -> dict[str, Ru
         require_fitting_references(plan, model, sets, plan.references, key)
         audited = require_registrable(plan, model, sets)
         controls = _controls(model, audited, key)
-        require_planned_levels(ledger, controls, plan.settings)
+        require_planned_levels(opened, controls, plan.settings)
         _require_auditable(plan, model, audited, key)
         found[model.weights] = Runnable(sets, controls)
     return found
