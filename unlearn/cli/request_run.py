@@ -10,16 +10,16 @@ import tyro
 
 from unlearn.cli.ledger import NOTHING_FOUND, LedgerFlags, today
 from unlearn.cli.records import lines_of
+from unlearn.requests.plan_inputs import PlanInputs
 from verify.cli.console import progress_bar
 from verify.cli.flags import FieldFlags, SettingsFlags
-from verify.schema.differences import ReferenceDifference
 
 if TYPE_CHECKING:
     from unlearn.requests.ledger.ledger import Ledger
 
 
 @dataclasses.dataclass(frozen=True)
-class PlanCommand:
+class PlanCommand(PlanInputs):
     """Plan approved requests: affected models, records, methods, cost of deletion and proof, and what an audit can show.
 
     Everything that `run` needs is checked before anything is recorded.
@@ -27,39 +27,9 @@ class PlanCommand:
     Cost: a few passes over the training files; the models in service, the base and the references are read once.
     """
 
-    data: tuple[str, ...]
-    """The training files."""
-    models: tuple[str, ...]
-    """Folders to search for models that saw the records, and for copies of deleted data."""
-    search: tuple[str, ...] = ()
-    """Further folders to search for copies: caches, logs, notebooks, experiment trackers."""
-    in_service: tuple[str, ...] = ()
-    """The models that answer users; needed if more than one affected model is found."""
     ids: tuple[str, ...] = ()
     """Requests to plan; the default is all that are approved and not yet planned. Planned ones can be planned again until new
     weights are deployed."""
-    references: tuple[str, ...] = ()
-    """Models trained without the records, with different seeds, for a statistical audit: at least three. An exact rebuild that is
-    executed again needs none."""
-    level_table: str | None = None
-    """Level table that judges in place of --references, if it is not in a model's folder, where it is found by itself."""
-    level_table_key: str | None = None
-    """Public key of whoever signed the level table; without it the signature is not checked, as page 1 then says."""
-    base: str | None = None
-    """The model before fine-tuning, if the models' manifests do not name it."""
-    holdout: str | None = None
-    """Records that no model was trained on; split by subject, half for the method and half for the audit."""
-    rewordings: str | None = None
-    """Templates that word the records differently, in whose words the audit also asks; needs --holdout and --references."""
-    accept_reference_differences: tuple[ReferenceDifference, ...] = ()
-    """Accepted ways in which references differ from retrainings of the model without the records; named in the report."""
-    methods: tuple[str, ...] = ()
-    """Methods to try before the exact rebuild."""
-    commitments: tuple[str, ...] = ()
-    """Files that `verify-unlearning commit` wrote for the models, before the requests. Those to models that earlier deletions made
-    are found in --output."""
-    reexecution: bool = True
-    """Execute an exact rebuild again, bit for bit, as its proof; without it, only the statistical audit judges."""
     confirm: str | None = None
     """File (or -) with proposed rows that a human confirmed as the person's (near-duplicates, similar identifiers, mentions):
     FILE:ROW or the start of a hash, one per line; ID:FILE:ROW if a row is proposed to several requests."""
@@ -67,12 +37,8 @@ class PlanCommand:
     """Requests whose remaining similar identifiers and mentions a human rejected as other people. Recorded in the ledger."""
     leave_near_duplicates: bool = False
     """Leave near-duplicates that are not confirmed in the data: they do not belong to the requests."""
-    window: int = 14
-    """Largest number of days between the deadlines of requests that are answered together."""
     dry_run: bool = False
     """Show the plan without recording it."""
-    output: Path = Path("deletions")
-    """Folder for the batches."""
     columns: FieldFlags = dataclasses.field(default_factory=FieldFlags)
     audit: SettingsFlags = dataclasses.field(default_factory=SettingsFlags)
     ledger: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
@@ -123,8 +89,7 @@ class PlanCommand:
     def _choices(self) -> Any:
         from unlearn.requests.choices import Choices
 
-        names = {entry.name for entry in dataclasses.fields(Choices)}
-        given = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self) if entry.name in names}
+        given = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(PlanInputs)}
         return Choices(**given, settings=self.audit.settings(), fields=self.columns.fields())
 
 
