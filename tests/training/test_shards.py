@@ -11,7 +11,8 @@ import torch
 from unlearn import TrainingOptions, forget
 from unlearn.methods.shard_vectors import ShardVectors
 from unlearn.methods.sisa import SISA
-from unlearn.training.shards import Combine, ShardPlan, deletion_cost, finetune_shards
+from unlearn.training.shard_cost import deletion_cost
+from unlearn.training.shards import Combine, ShardPlan, finetune_shards
 from verify.data.encoding import Encoder, collate
 from verify.data.identity import RecordKey
 from verify.data.records import Record

@@ -118,7 +118,7 @@ class PlanShards:
 
     def run(self) -> int:
         """Print the table."""
-        from unlearn.training.shards import deletion_cost
+        from unlearn.training.shard_cost import deletion_cost
 
         print("shards  slices  deletions  expected share of a training  adapters on disk")  # noqa: T201
         for shards, slices, deletions in itertools.product(self.shards, self.slices, self.deletions):

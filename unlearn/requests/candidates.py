@@ -6,7 +6,7 @@ from pathlib import Path
 from unlearn.methods import method_classes
 from unlearn.methods.auto import MINIMUM_REFERENCES, Auto, exact_method
 from unlearn.training.log import LOG_NAME, TrainingLog
-from unlearn.training.shards import deletion_cost
+from unlearn.training.shard_cost import deletion_cost
 from verify.errors import InputError
 from verify.io.files import MANIFEST, read_json
 from verify.provenance.shard_plan import ShardsDescription
