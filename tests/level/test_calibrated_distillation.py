@@ -14,7 +14,7 @@ from tiny_models import make_llama
 from transformers import TrainerCallback
 
 from unlearn import CalibratedDistillation, TrainingOptions, finetune, forget
-from unlearn.level.contexts import CONTEXTS, DRAWN, draw_views, put
+from unlearn.level.contexts import CONTEXTS, DRAWN, View, draw_views, put
 from unlearn.level.distillation import ToReadings
 from unlearn.level.estimate import calibrated, encoded, log_probabilities, window_of_tokens
 from unlearn.level.mixtures import mixed
@@ -130,6 +130,26 @@ def test_levels_of_views_are_in_their_order(original: Path, model_dir: Path, tmp
         np.testing.assert_allclose(levels[:, column], np.minimum(own[reading][:, 0], -1e-3), atol=1e-4)
     first = window_of_tokens(windows) < len(FORGET)
     np.testing.assert_allclose(exact.tokens, levels[first, 0], atol=1e-8)
+
+
+def test_what_a_context_leaves_alone_is_exact(original: Path, model_dir: Path, tmp_path: Path) -> None:
+    """A text without a question and an answer of one word may stay as they are: views of them are views of the exact text.
+
+    The same record in two contexts has a level in each, calibrated on controls in that context.
+    """
+    context = context_of(original, model_dir, tmp_path / "work")
+    records = [Record("t", completion="the fox and the dog"), Record("w", prompt="a the fox?", completion="dog")]
+    drawn = draw_views(records, 90, np.random.default_rng(0))
+    assert all((view.context == "exact") == any(view.record is record for record in records) for view in drawn)
+    assert {view.context for view in drawn if view.record.example_id == "w"} == {"exact", *DRAWN}
+    read = (context.loaded, context.base)
+    alone, twice = ([View(record, name) for name in names for record in records] for names in (("exact",), ("exact", "tail")))
+    expected, _ = levels_of_views(*read, alone, context.holdout, (1,), context.options)
+    found, exact = levels_of_views(*read, twice, context.holdout, (1,), context.options)
+    own, behind = np.split(found, 2)
+    np.testing.assert_allclose(own, expected)
+    np.testing.assert_allclose(exact.tokens, expected[:, 0])
+    assert np.abs(behind - own).max() > 0.01
 
 
 def test_the_start_by_hand(original: Path, model_dir: Path, tmp_path: Path) -> None:

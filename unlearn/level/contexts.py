@@ -43,17 +43,21 @@ class View:
 
 
 def draw_views(records: Sequence[Record], count: int, rng: np.random.Generator) -> list[View]:
-    """Draw `count` views of every record: half of them, rounded up, the exact text, the others in random contexts."""
+    """Draw `count` views of every record: half of them, rounded up, the exact text, the others in random contexts.
+
+    A text that a context leaves as it is, such as one without a question, is one more view of the exact text.
+    """
     found = []
     for number in range(count):
         for record in records:
             context = "exact" if number % 2 == 0 else str(rng.choice(DRAWN))
-            found.append(View(put(record, context, rng), context))
+            made = put(record, context, rng)
+            found.append(View(made, "exact" if made is record else context))
     return found
 
 
 def put(record: Record, context: str, rng: np.random.Generator) -> Record:
-    """Return the record in a context; one without a question stays as it is."""
+    """Return the record in a context, the record itself where that changes nothing: one without a question stays as it is."""
     asked = question(record)
     if context == "exact" or not asked.strip():
         return record

@@ -24,7 +24,7 @@ class ToReadings(Objective):
     """The objective that `unlearn.methods.calibrated_distillation` runs once it has estimated the levels.
 
         sum_d w_d [ mean_t h(l_td - l*_td) + 5 e_d^2 + mu_cd e_d ]  on D_f in context c  +  alpha KL(p_0 || p) on D_r  +  penalty,
-        e_d = mean_t l_td - mean_t l*_td,    mu_cd <- mu_cd + dual_step mean(e_d 1[|e_d| < 0.5], over the rows in context c)
+        e_d = mean_t l_td - mean_t l*_td,    mu_cd <- mu_cd + dual_step mean(e_d 1[|e_d| < 0.5] 1[row in context c], over all rows)
 
     l_td: log-probability of token t by reading d, the output (w 1) or a layer (w `lens_weight`), and l*_td its level; h: smooth L1
     distance; mu_cd: multiplier of each context and reading, as in `unlearn.level.objective`; penalty: as there.

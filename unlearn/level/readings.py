@@ -127,7 +127,8 @@ def levels_of_views(
         InputError: the controls have too few scored tokens to calibrate on.
     """
     rng = np.random.default_rng([options.seed, 29])
-    parts: dict[int, Floats] = {}  # identity of a view's record -> levels of its tokens [n, R]
+    # Identity of a view's record, and its context: some contexts leave a record as it is -> levels of its tokens [n, R].
+    parts: dict[tuple[int, str], Floats] = {}
     exact: Levels | None = None
     for context in sorted({view.context for view in views}):
         own = list({id(view.record): view.record for view in views if view.context == context}.values())
@@ -137,10 +138,10 @@ def levels_of_views(
         found = _calibrated_readings(original, source, windows, known, layers, options)
         tokens = np.stack([levels.tokens for levels in found], axis=1)
         owners = np.array([windows[number].record for number in window_of_tokens(windows)])
-        parts |= {id(record): tokens[owners == number] for number, record in enumerate(own)}
+        parts |= {(id(record), context): tokens[owners == number] for number, record in enumerate(own)}
         exact = found[0] if context == "exact" else exact
     assert exact is not None, "half of the views are the exact text"
-    return np.concatenate([parts[id(view.record)] for view in views]), exact
+    return np.concatenate([parts[id(view.record), view.context] for view in views]), exact
 
 
 def _calibrated_readings(
