@@ -28,7 +28,8 @@ import torch
 from numpy.typing import NDArray
 
 from unlearn.finetuning import recipe_of
-from unlearn.training.method import Context
+from unlearn.training.checkpoints import open_work
+from unlearn.training.method import Context, Method
 from unlearn.training.options import TrainingOptions, TrainingResult, learning_rate_of, optimizer_steps, steps_per_epoch
 from unlearn.training.run import Run, arithmetic_of, train_records
 from verify.data.encoding import Encoded, Encoder, padding_token_id
@@ -196,17 +197,27 @@ def short_retraining(context: Context, share: float) -> tuple[LoadedModel, Train
     Raises:
         InputError: the model before fine-tuning was not given.
     """
-    base = base_of(context, "retraining")
+    base = base_of(context, "--sources retraining")
     # A copy: "base" may be another source of the same run, and a model in memory belongs to the caller.
     start = dataclasses.replace(base, model=copy.deepcopy(base.model))
     return train_share(context, start, context.retain, share, trained_options(context))
 
 
-def base_of(context: Context, source: str) -> LoadedModel:
-    """Return the model before fine-tuning; raise InputError where there is none."""
+def base_of(context: Context, what: str) -> LoadedModel:
+    """Return the model before fine-tuning; raise InputError, which names what starts from it, where there is none."""
     if context.base is None:
-        raise InputError(f"--sources {source} starts from the model before fine-tuning. Give it with --base DIR.")
+        raise InputError(f"{what} starts from the model before fine-tuning. Give it with --base DIR.")
     return context.base
+
+
+def claim_estimate(context: Context, method: Method) -> None:
+    """Bind the working folder to a method, its records and its models, so that a resumed run takes up no other one's levels.
+
+    The steps go on towards the levels that were stored when they began; what those were estimated from is computed again.
+    """
+    read = [record.fingerprint for role in (context.forget, context.retain, context.holdout) for record in role]
+    models = [context.loaded.digest, "" if context.base is None else context.base.digest]
+    open_work(context.work_dir / "estimate", repr(method), context.options, read, " ".join(models))
 
 
 def train_share(

@@ -1,16 +1,54 @@
-"""Manifest entries of the methods that aim at a never-trained level: the level, how close the result came, and what it cost."""
+"""Outcome of the methods that aim at a never-trained level: the level, how close the result came, and what it cost."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from unlearn.level.estimate import Floats, Levels, encoded, retraining_passes, trained_options
-from unlearn.training.method import Context
-from unlearn.training.options import TrainingResult
+from unlearn.level.estimate import (
+    Floats,
+    Levels,
+    encoded,
+    log_probabilities,
+    per_window,
+    retraining_passes,
+    trained_options,
+    window_of_tokens,
+)
+from unlearn.training.lora import in_form_of
+from unlearn.training.method import Context, Outcome
+from unlearn.training.options import TrainingResult, together
+from verify.data.encoding import Encoded
 
 
-def level_facts(levels: Levels, reached: Floats) -> dict[str, Any]:
+def outcome_near_level(
+    context: Context,
+    trained: Any,
+    levels: Levels,
+    windows: Sequence[Encoded],
+    parts: Sequence[TrainingResult],
+    rate: float | None,
+    about: Mapping[str, Any] | None = None,
+) -> Outcome:
+    """Measure how close a trained model came to the level, and describe it.
+
+    Args:
+        context: of the method; a new adapter is merged into its model.
+        trained: the model after the steps.
+        levels: the level of the exact texts.
+        windows: the exact texts, as many as `levels` has.
+        parts: everything that was trained on the way.
+        rate: learning rate of the steps.
+        about: what else the manifest is to say, named first.
+    """
+    model = in_form_of(context.loaded.model, trained, context.options.seed)
+    reached = log_probabilities(dataclasses.replace(context.loaded, model=model), windows, context.options)
+    near = _level_facts(levels, -per_window(reached, window_of_tokens(windows)))
+    return Outcome(model, together(parts), {**(about or {}), **near, **_cost_facts(context, parts, rate)})
+
+
+def _level_facts(levels: Levels, reached: Floats) -> dict[str, Any]:
     """Describe the level and how close the result came, from the losses that it reached [K]."""
     aim = levels.losses()
     found: dict[str, Any] = {
@@ -29,7 +67,7 @@ def level_facts(levels: Levels, reached: Floats) -> dict[str, Any]:
     return found
 
 
-def cost_facts(context: Context, trained: Sequence[TrainingResult], rate: float | None) -> dict[str, Any]:
+def _cost_facts(context: Context, trained: Sequence[TrainingResult], rate: float | None) -> dict[str, Any]:
     """Compute the cost in retrainings, by tokens."""
     options, windows = trained_options(context), encoded(context.loaded, context.retain, "split")
     whole = retraining_passes(options, len(windows)) * sum(len(window.input_ids) for window in windows)

@@ -85,7 +85,7 @@ def mixture_level(
     Raises:
         InputError: no base, or too few controls.
     """
-    base, options = base_of(context, "mixture"), trained_options(context)
+    base, options = base_of(context, "--sources mixture"), trained_options(context)
     if not can_be_mixed(base, context.loaded):
         return None
     stand_ins, kept = _stand_ins(context)

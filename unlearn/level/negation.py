@@ -5,20 +5,19 @@
 
 theta_0 are the weights before unlearning. phi_1 - phi_0 is a task vector (Ilharco et al. 2023, arXiv 2212.04089), taken half-way to
 the base: at theta_0 itself the records are known by heart, and their gradient shows no direction any more. Weights stored in half
-precision are float32 copies at this point; only below a new adapter (`--lora`) the start is rounded to their stored type.
+precision are float32 copies at this point.
 """
 
 import dataclasses
 
 from unlearn.level.estimate import base_of, trained_options
 from unlearn.level.mixtures import can_be_mixed, mixed
-from unlearn.training.lora import merged
+from unlearn.training.lora import in_form_of
 from unlearn.training.method import Context
 from unlearn.training.options import TrainingResult, learning_rate_of
 from unlearn.training.run import Run, train_records
 from unlearn.training.weights import Weights, copy_weights
 from verify.errors import InputError
-from verify.models.adapter_types import is_adapter
 
 AT = 0.5
 """Where the task vector is taken, from 0 (the base) to 1 (the model before unlearning)."""
@@ -37,7 +36,7 @@ def start_weights(context: Context, back: float, negation: float) -> tuple[Weigh
     Raises:
         InputError: model and base differ in shape, or the adapter is not a plain LoRA one.
     """
-    base, original = base_of(context, "base"), context.loaded
+    base, original = base_of(context, "a start away from the forget set"), context.loaded
     if not can_be_mixed(base, original):
         raise InputError(
             "the model before unlearning and its base cannot be mixed: their weights differ in name or shape, or the adapter is no "
@@ -55,5 +54,5 @@ def start_weights(context: Context, back: float, negation: float) -> tuple[Weigh
     )
     done = train_records(half, Run(context.forget, options, context.work_dir / "negation"))
     # An adapter that the training attached is merged: its factors are no change of the weights.
-    after = copy_weights(done.model if is_adapter(half.model) else merged(done.model, options.seed))
+    after = copy_weights(in_form_of(half.model, done.model, options.seed))
     return {name: value - negation * (after[name] - before[name]) for name, value in start.items()}, done.result

@@ -61,7 +61,7 @@ def table_level(
     truth = -by_record(log_probabilities(context.loaded, controls, context.options), controls, len(held))
     slope = float(np.polyfit(theirs, truth, 1)[0]) if len(held) >= FOR_A_SLOPE else 1.0
     aim = truth.mean() + slope * (own - theirs.mean())
-    rough = estimate_levels(context.loaded, [base_of(context, "table")], forget, controls, context.options)
+    rough = estimate_levels(context.loaded, [base_of(context, "--sources table")], forget, controls, context.options)
     correlation = float(np.corrcoef(theirs, truth)[0, 1]) if len(held) > FEWEST and theirs.std() and truth.std() else None
     facts = {"level_table": table.digest, "table_slope": slope}
     return dataclasses.replace(_moved(rough, forget, aim), control_correlation=correlation), facts

@@ -9,14 +9,12 @@ import numpy as np
 
 from unlearn.level.contexts import CONTEXTS, draw_views
 from unlearn.level.distillation import ToReadings
-from unlearn.level.estimate import base_of, encoded, learning_rate_for, log_probabilities, per_window, window_of_tokens
-from unlearn.level.facts import cost_facts, level_facts
+from unlearn.level.estimate import base_of, claim_estimate, encoded, learning_rate_for
+from unlearn.level.facts import outcome_near_level
 from unlearn.level.negation import start_weights
 from unlearn.level.readings import layers_at, levels_of_views
-from unlearn.training.checkpoints import open_work
-from unlearn.training.lora import merged
 from unlearn.training.method import Context, Cost, Outcome, WeightEdit
-from unlearn.training.options import TrainingOptions, together
+from unlearn.training.options import TrainingOptions
 from unlearn.training.run import Run, run_objective
 from verify.errors import InputError
 from verify.io.arguments import checked
@@ -47,7 +45,9 @@ class CalibratedDistillation(WeightEdit):
     takes 60 to 80 % of a retraining; logit lens on unlearned models: Patil et al. 2023 (arXiv 2309.17410).
 
     Do not use it without a holdout set that resembles the forget set, nor where it must be certain: no audit by channels has
-    certified it. The rules for prompts expect words between spaces and, for "names", capitals. Retrain where it counts.
+    certified it. A model that is an adapter stays one; `--lora` on whole weights is refused, since the start moves all of them and
+    a new adapter does not lead back (docs/research/level.md has what it left). The rules for prompts expect words between spaces
+    and, for "names", capitals. Retrain where it counts.
 
     Attributes:
         views: views of each record; half are its exact text. The passes (`--epochs`) are divided among them.
@@ -97,9 +97,14 @@ class CalibratedDistillation(WeightEdit):
         """Estimate the levels of all views, compute the start, distil, and report how close the exact texts came."""
         if not context.holdout:
             raise InputError("calibrated_distillation calibrates on never-trained records. Give them with --holdout FILE.")
-        loaded, base = context.loaded, base_of(context, "base")
+        if context.options.lora and not is_adapter(context.loaded.model):
+            raise InputError(
+                "calibrated_distillation starts at other weights, from which a new adapter on whole weights does not lead back. "
+                "Leave out --lora, or use level, which starts at the model itself."
+            )
+        loaded, base = context.loaded, base_of(context, "calibrated_distillation")
         exact = encoded(loaded, context.forget, context.options.overflow)
-        self._claim(context)
+        claim_estimate(context, self)
         options = self._run_options(context)
         views = draw_views(context.forget, self.views, np.random.default_rng([options.seed, 31]))
         layers = layers_at(loaded.model, self.depths)
@@ -113,12 +118,8 @@ class CalibratedDistillation(WeightEdit):
         work.mkdir(exist_ok=True)
         run = Run(records, options, work, retain=context.retain, gradients=context.gradients, tables=tables, start=start)
         done = run_objective(loaded, objective, run)
-        # As in `level`: an adapter that can be switched off would leave the old model in service.
-        model = merged(done.model, options.seed) if options.lora and not is_adapter(loaded.model) else done.model
         trained = [result for result in (negated, done.result) if result is not None]
-        reached = log_probabilities(dataclasses.replace(loaded, model=model), exact, options)
-        facts = level_facts(levels, -per_window(reached, window_of_tokens(exact)))
-        return Outcome(model, together(trained), {**facts, **cost_facts(context, trained, options.learning_rate)})
+        return outcome_near_level(context, done.model, levels, exact, trained, options.learning_rate)
 
     def _run_options(self, context: Context) -> TrainingOptions:
         """Return the options of the distillation: the passes over the records are divided among their views."""
@@ -127,9 +128,3 @@ class CalibratedDistillation(WeightEdit):
         # A sentence in front may make a record too long for a context that its exact text fits.
         rate = learning_rate_for(context, RATE)
         return dataclasses.replace(options, epochs=options.epochs / self.views, learning_rate=rate, overflow="split")
-
-    def _claim(self, context: Context) -> None:
-        """Bind the working folder to this method, records and models, so that a resumed run reuses its stored levels."""
-        read = [record.fingerprint for role in (context.forget, context.retain, context.holdout) for record in role]
-        models = [context.loaded.digest, "" if context.base is None else context.base.digest]
-        open_work(context.work_dir / "estimate", repr(self), context.options, read, " ".join(models))

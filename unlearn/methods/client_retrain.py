@@ -5,12 +5,11 @@ from typing import ClassVar
 
 from unlearn.defenses.federation import clients_that_stay, run_federation, write_federation
 from unlearn.training.log import LOG_NAME
-from unlearn.training.lora import merged
+from unlearn.training.lora import in_form_of
 from unlearn.training.method import Context, Cost, Outcome, Rebuild
 from unlearn.training.run import log_writer
 from verify.data.identity import RecordKey
 from verify.io.arguments import checked
-from verify.models.adapter_types import is_adapter
 from verify.models.digests import weights_digest
 
 
@@ -55,7 +54,7 @@ class ClientRetrain(Rebuild):
         log.end(weights_digest(trained.model))
         facts = {"clients_deleted": len(saved.clients) - len(clients), "clients_trained": len(clients)}
         return Outcome(
-            trained.model if is_adapter(context.loaded.model) else merged(trained.model, context.options.seed),
+            in_form_of(context.loaded.model, trained.model, context.options.seed),
             trained.result,
             facts,
         )

@@ -24,14 +24,13 @@ from unlearn.defenses.federation import (
 )
 from unlearn.defenses.flower import Reply, Weights, aggregate, require_flower
 from unlearn.training.log import LOG_NAME, LogWriter
-from unlearn.training.lora import merged
+from unlearn.training.lora import in_form_of
 from unlearn.training.method import Context, Cost, Outcome, WeightEdit
 from unlearn.training.options import TrainingResult
 from verify.data.identity import RecordKey
 from verify.errors import InputError
 from verify.io.arguments import checked
 from verify.io.progress import phase
-from verify.models.adapter_types import is_adapter
 from verify.models.digests import weights_digest
 from verify.models.loading import LoadedModel
 from verify.training.adapters import attach_adapter
@@ -103,7 +102,7 @@ class FedEraser(WeightEdit):
         epochs = (len(rounds) - 1) * shorter.local_epochs
         result = TrainingResult(done[0], epochs, None, done[1], time.monotonic() - began)
         facts = {"clients_deleted": len(saved.clients) - len(clients), "rounds_calibrated": len(rounds) - 1}
-        return Outcome(model if is_adapter(context.loaded.model) else merged(model, context.options.seed), result, facts)
+        return Outcome(in_form_of(context.loaded.model, model, context.options.seed), result, facts)
 
 
 def _kept_rounds(folder: Path, saved: SavedFederation, clients: Mapping[str, Sequence[Any]]) -> list[Path]:

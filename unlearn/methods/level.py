@@ -8,29 +8,25 @@ from typing import Any, ClassVar, Literal
 
 from unlearn.level.estimate import (
     Levels,
+    base_of,
+    claim_estimate,
     controls_as_level,
     encoded,
     estimate_levels,
     learning_rate_for,
-    log_probabilities,
-    per_window,
     short_retraining,
-    window_of_tokens,
 )
-from unlearn.level.facts import cost_facts, level_facts
+from unlearn.level.facts import outcome_near_level
 from unlearn.level.mixtures import mixture_level
 from unlearn.level.objective import ToLevel
 from unlearn.level.table import table_level
-from unlearn.training.checkpoints import open_work
 from unlearn.training.log import LOG_NAME, TrainingLog
-from unlearn.training.lora import merged
 from unlearn.training.method import Context, Cost, Outcome, WeightEdit
-from unlearn.training.options import TrainingResult, together
+from unlearn.training.options import TrainingResult
 from unlearn.training.run import Run, run_objective
 from verify.data.encoding import Encoded
 from verify.errors import InputError
 from verify.io.arguments import checked
-from verify.models.adapter_types import is_adapter
 from verify.models.loading import LoadedModel, load_model
 from verify.training.checkpoints import Checkpoint, put_checkpoint
 
@@ -141,7 +137,7 @@ class Level(WeightEdit):
     def edit(self, context: Context) -> Outcome:
         """Estimate the level, train towards it, and report how close the result came."""
         loaded, options = context.loaded, context.options
-        self._claim(context)
+        claim_estimate(context, self)
         forget, controls = (encoded(loaded, records, options.overflow) for records in (context.forget, context.holdout))
         trained: list[TrainingResult] = []
         facts: dict[str, Any] = {}
@@ -153,20 +149,9 @@ class Level(WeightEdit):
         tables = {"forget_level": levels.tokens}
         run = Run(context.forget, options, work, retain=context.retain, gradients=context.gradients, tables=tables)
         done = run_objective(loaded, objective, run)
-        # An adapter made for unlearning is folded in: one that can be switched off would leave the old model in service.
-        model = merged(done.model, options.seed) if options.lora and not is_adapter(loaded.model) else done.model
         trained.append(done.result)
-        reached = log_probabilities(dataclasses.replace(loaded, model=model), forget, options)
-        return Outcome(
-            model,
-            together(trained),
-            {
-                "sources": list(sources),
-                **facts,
-                **level_facts(levels, -per_window(reached, window_of_tokens(forget))),
-                **cost_facts(context, trained, options.learning_rate),
-            },
-        )
+        about = {"sources": list(sources), **facts}
+        return outcome_near_level(context, done.model, levels, forget, trained, options.learning_rate, about)
 
     def _estimate(
         self,
@@ -204,12 +189,6 @@ class Level(WeightEdit):
         models = [model for name in sources for model in self._source(name, context, trained)]
         return estimate_levels(context.loaded, models, forget, controls, context.options), sources
 
-    def _claim(self, context: Context) -> None:
-        """Bind the working folder to sources, controls and base, so that a resumed run reuses its stored level."""
-        read = [record.fingerprint for role in (context.forget, context.retain, context.holdout) for record in role]
-        models = [context.loaded.digest, "" if context.base is None else context.base.digest]
-        open_work(context.work_dir / "estimate", repr(self), context.options, read, " ".join(models))
-
     def _source(self, name: Source, context: Context, trained: list[TrainingResult]) -> Sequence[LoadedModel]:
         """Return the models of one source."""
         if name == "retraining":
@@ -217,9 +196,7 @@ class Level(WeightEdit):
             trained.append(result)
             return [model]
         if name == "base":
-            if context.base is None:
-                raise InputError("--sources base needs the model before fine-tuning. Give it with --base DIR.")
-            return [context.base]
+            return [base_of(context, "--sources base")]
         if name == "checkpoint":
             return [_first_checkpoint(context)]
         return [_proxy(folder, context.loaded) for folder in self.proxies]

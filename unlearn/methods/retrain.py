@@ -5,11 +5,10 @@ from typing import ClassVar
 
 from unlearn.defenses.base import TrainingTask
 from unlearn.finetuning import described, recipe_of, train_with_log
-from unlearn.training.lora import merged
+from unlearn.training.lora import in_form_of
 from unlearn.training.method import Context, Cost, Outcome, Rebuild
 from verify.data.records import Fields
 from verify.io.arguments import checked
-from verify.models.adapter_types import is_adapter
 
 
 @checked
@@ -46,7 +45,7 @@ class Retrain(Rebuild):
         done = train_with_log(task, defense)
         trained, facts = done.trained, {} if defense is None else {"defense": described(defense, done)}
         return Outcome(
-            trained.model if is_adapter(context.loaded.model) else merged(trained.model, context.options.seed),
+            in_form_of(context.loaded.model, trained.model, context.options.seed),
             trained.result,
             facts,
         )

@@ -59,6 +59,14 @@ def merged(model: Any, seed: int = 0) -> Any:
         return model.merge_and_unload()
 
 
+def in_form_of(original: Any, trained: Any, seed: int) -> Any:
+    """Return a trained model in the form of the original: an adapter where that is one, else whole weights.
+
+    An adapter on an original with whole weights could be switched off, and the old model would still be there.
+    """
+    return trained if is_adapter(original) else merged(trained, seed)
+
+
 @torch.no_grad()
 def _dequantized_and_folded(model: Any, seed: int) -> Any:
     """Return dequantized weights that compute what quantized base and adapter did, up to the rounding of their products."""

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from unlearn.training import distributed
-from unlearn.training.lora import merged
+from unlearn.training.lora import in_form_of
 from unlearn.training.method import Context, Method, Objective, Outcome, Rebuild, WeightEdit
 from unlearn.training.options import Selection, TrainingOptions
 from unlearn.training.run import Run, arithmetic_of, run_objective, trained_parameters
@@ -117,9 +117,7 @@ def _minimise(method: Objective, context: Context, selection: Selection | None, 
     facts = {} if trained.selection is None else {"selection": dict(trained.selection)}
     if "warning" in facts.get("selection", {}) and distributed.is_main():
         print(f"WARNING: {facts['selection']['warning']}", file=sys.stderr)  # noqa: T201
-    # An adapter made for unlearning is merged: if it could be switched off, the old model would still be there.
-    fresh = context.options.lora and not is_adapter(context.loaded.model)
-    return Outcome(merged(trained.model, context.options.seed) if fresh else trained.model, trained.result, facts)
+    return Outcome(in_form_of(context.loaded.model, trained.model, context.options.seed), trained.result, facts)
 
 
 def _utility(ratio: float) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class Run:
         utility: records to keep, on which the selection measures utility; without any there is no selection.
         tables: initial outputs that were computed elsewhere, by name (`unlearn.training.initial_outputs.GIVEN`).
         start: weights by name that an objective's steps start from; empty for the model's own. Initial outputs and the weight
-            penalty remain those of the model as it was given.
+            penalty remain those of the model as it was given. Not below a new adapter, which could not lead back.
     """
 
     records: Sequence[Record]
@@ -190,6 +190,7 @@ def _minimise(loaded: LoadedModel, objective: Objective, run: Run) -> Trained:
     progress = Progress(values={} if memory is None else dict(memory.begin()))
     flags, given = gradient_flags(loaded.model), dict(loaded.model.named_parameters())
     model = attach_adapter(loaded.model, options)
+    assert not run.start or model is loaded.model, "a method with a start trains the weights that it moves, without a new adapter"
     # Below an adapter no weight is trained, since only the adapter is saved.
     if isinstance(objective, InsideLayers) and not is_adapter(model):
         _train_only(model, objective.trained_parameters(model))
