@@ -41,33 +41,37 @@ class ModeratedVariances:
     degrees: float
 
 
-def moderated_variances(sample_variances: ArrayLike, degrees: int) -> ModeratedVariances:
+def moderated_variances(sample_variances: ArrayLike, degrees: int, fitted: int = 1) -> ModeratedVariances:
     """Shrink sample variances towards a common prior, fitted by the moments of their logarithms.
 
     Args:
         sample_variances: s_i^2 [K], not negative, not all zero. Exact zeros are raised to a millionth of the median for the fit,
             as their logarithm does not exist. A single variance cannot be shrunk and is returned unchanged (d0 = 0).
         degrees: degrees of freedom d of each.
+        fitted: coefficients that were fitted to their logarithms, the mean included: what the spread of K logarithms is divided by
+            is K - fitted. No more than `fitted` variances cannot be shrunk, either.
 
     Returns:
         the posterior variances v_i [K] with their prior.
 
     Raises:
-        ValueError: no variance, a negative or non-finite one, all zero, or degrees < 1.
+        ValueError: no variance, a negative or non-finite one, all zero, degrees < 1 or fitted < 1.
     """
     s2 = np.asarray(sample_variances, dtype=np.float64)
-    if s2.ndim != 1 or not len(s2) or degrees < 1:
-        raise ValueError(f"moderation needs variances with at least 1 degree of freedom, got {s2.shape} and {degrees}")
+    if s2.ndim != 1 or not len(s2) or min(degrees, fitted) < 1:
+        raise ValueError(
+            f"moderation needs variances with at least 1 degree of freedom and 1 coefficient, got {s2.shape}, {degrees}, {fitted}"
+        )
     if not np.isfinite(s2).all() or (s2 < 0).any() or not (s2 > 0).any():
         raise ValueError("variances must be finite, not negative and not all zero")
-    if len(s2) == 1:
-        return ModeratedVariances(s2, float(s2[0]), 0.0, degrees)
+    if len(s2) <= fitted:
+        return ModeratedVariances(s2, float(s2.mean()), 0.0, degrees)
     # A zero occurs where the references agree on a record to the last bit; its logarithm would dominate the fit.
     floored = np.maximum(s2, LEAST * np.median(s2[s2 > 0]))
     half = degrees / 2
     # Smyth's e_g: log s_i^2 less its bias. Its variance in excess of trigamma(d / 2) is that of log sigma_i^2, trigamma(d0 / 2).
     e = np.log(floored) - special.digamma(half) + np.log(half)
-    excess = float(e.var(ddof=1) - special.polygamma(1, half))
+    excess = float(e.var(ddof=fitted) - special.polygamma(1, half))
     if excess <= 0:  # no more spread than chance: every record has the common variance
         pooled = float(np.exp(e.mean()))
         return ModeratedVariances(np.full_like(s2, pooled), pooled, np.inf, np.inf)
@@ -82,11 +86,12 @@ def moderated_along(sample_variances: ArrayLike, degrees: int, covariate: ArrayL
 
         log s_i^2 = c0 + c1 x_i + error,    f_i = exp(c1 (x_i - mean x)),    v_i = f_i times the moderated s_i^2 / f_i
 
-    c by least squares. Beyond the central 90 % of its values x is taken at their end: little there shows whether the line goes on.
+    c by least squares, which costs a degree of freedom of the spread of log s_i^2 / f_i. Beyond the central 90 % of its values x is
+    taken at their end: little there shows whether the line goes on.
 
     Args:
         sample_variances, degrees: as `moderated_variances`.
-        covariate: x [K], finite; equal everywhere it changes nothing.
+        covariate: x [K], finite; equal everywhere, or with fewer than three variances, it changes nothing.
 
     Returns:
         the posterior variances v_i [K]; `prior_variance` is that at the mean of x.
@@ -101,11 +106,11 @@ def moderated_along(sample_variances: ArrayLike, degrees: int, covariate: ArrayL
     centred = np.clip(x, *np.quantile(x, [0.05, 0.95]))
     centred = centred - centred.mean()
     square = float(centred @ centred)
-    if square <= TINY:
+    if square <= TINY or len(s2) < 3:
         return plain
     floored = np.maximum(s2, LEAST * np.median(s2[s2 > 0]))
     factor = np.exp(float(centred @ np.log(floored)) / square * centred)
-    level = moderated_variances(s2 / factor, degrees)
+    level = moderated_variances(s2 / factor, degrees, fitted=2)
     return replace(level, variances=level.variances * factor)
 
 
