@@ -15,6 +15,7 @@ from verify.auditing.recompute import recompute
 from verify.certificate.claims import adapter_finding
 from verify.certificate.statements import auditor_statement
 from verify.data.encoding import Encoder, collate
+from verify.data.identity import RecordKey
 from verify.data.records import Record
 from verify.judging.adapter_off import judge_without_adapter
 from verify.models.digests import weights_digest
@@ -139,6 +140,14 @@ def test_a_base_that_was_scored_is_not_read_again(monkeypatch: pytest.MonkeyPatc
     assert again is not None
     assert again.loss == pytest.approx(found.loss, rel=1e-6)
     assert len(passes) == 2 * 5 + 1
+
+
+def test_without_a_base_no_weights_are_hashed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is nothing to compare the weights below the adapter with."""
+    hashed: list[object] = []
+    monkeypatch.setattr(scorer, "digest_below", hashed.append)
+    scorer.Scorer({}, {}, Settings(), None, None, RecordKey.load())._score_without_adapter(adapted(plain(), FORGET))
+    assert hashed == []
 
 
 @pytest.mark.slow

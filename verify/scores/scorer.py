@@ -172,7 +172,8 @@ class Scorer:
         alone = without_adapter(target)
         if alone is None:
             return
-        known = self._base_made == (digest_below(target.model), _made(target))  # the base was scored as itself
+        # Where the base was scored as itself, its losses are known; without one no weights need hashing.
+        known = self._base_made is not None and self._base_made == (digest_below(target.model), _made(target))
         with alone as off:
             for role in ATTACKED:
                 if role in self.sets:
