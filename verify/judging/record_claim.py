@@ -70,7 +70,10 @@ class RecordClaim:
         return (*((self.by,) if exact else ()), *((OTHERWISE,) if otherwise else ()))
 
     def word(self, gates: Sequence[Gate]) -> VerdictWord:
-        """Return the outcome of this claim alone: gates before accusations before a certificate.
+        """Return the outcome of this claim alone, by precedence.
+
+        Failed gates that block "NOT_TESTABLE" come before accusations, accusations before failed gates that block "INCONCLUSIVE",
+        those before a certificate.
 
         Args:
             gates: all gates of the audit; those of other claims are ignored.

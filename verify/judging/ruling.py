@@ -1,7 +1,8 @@
 """Ruling of an audit: one verdict over all claims, by precedence.
 
-Within a claim a failed gate comes before an accusation, and an accusation before a certificate. Over all claims any accusation
-stands, unless the utility gate fails: the model no longer works, or the references do not fit it.
+Within a claim a failed gate that blocks "NOT_TESTABLE" comes before an accusation; an accusation before a failed gate that blocks
+"INCONCLUSIVE"; and that before a certificate. Over all claims any accusation stands, unless the utility gate fails: the model no
+longer works, or the references do not fit it.
 """
 
 from collections.abc import Sequence
