@@ -79,7 +79,7 @@ LEVEL_TABLE = LevelTableUsed(
 )
 """The table whose numbers `table_with_pool` draws."""
 REGISTRATION = Registered(digest="4" * 64, created="2026-11-01T00:00:00+00:00")
-BY_TABLE = Settings(rule=3, planted_draws=20)
+BY_TABLE = Settings(rule=4, planted_draws=20)
 TABLE_ASIDE = Aside(blind_p=0.4, level_table=LEVEL_TABLE, registered=REGISTRATION)
 
 

@@ -12,6 +12,7 @@ from level_tables import write_invented
 from transformers import AutoModelForCausalLM
 
 from verify import InputError, Settings, audit, register, summary
+from verify.auditing.level_tables import TableJudge, by_table
 from verify.auditing.recompute import recompute
 from verify.auditing.registration import Registration
 from verify.cli.main import main
@@ -81,7 +82,7 @@ def test_an_audit_by_a_level_table_is_written_and_recomputes(world: dict[str, An
         losses = np.stack([table.channel(name, model, "forget") for model in table.pool()])
         np.testing.assert_array_equal(losses, source.losses(table.blocks["target", "forget"].records, name))
         assert (np.isnan(losses).sum(axis=0) == 2).all()
-    assert evidence.settings.rule == 3
+    assert evidence.settings.rule == 4
     assert evidence.level_table is not None
     assert (evidence.level_table.digest, evidence.level_table.signer, evidence.level_table.controls) == (source.digest, None, 16)
     assert evidence.references_checked == ()
@@ -126,6 +127,7 @@ def test_near_duplicates_that_stay_are_counted_and_named(world: dict[str, Any], 
         ({"accept": {"used_holdout"}}, "an unlearning that read them cannot be judged"),
         ({"level_table": None, "level_table_key": "key.pub"}, "there is none"),
         ({"level_table": None, "settings": SETTINGS.model_copy(update={"rule": 3})}, "rule 3 is that of a level table"),
+        ({"level_table": None, "settings": SETTINGS.model_copy(update={"rule": 4})}, "rule 4 is that of a level table"),
     ],
 )
 def test_what_a_level_table_cannot_judge_is_refused(world: dict[str, Any], change: dict[str, Any], message: str) -> None:
@@ -175,19 +177,24 @@ def test_a_registration_names_what_judges(world: dict[str, Any], tmp_path: Path)
     path, plain = tmp_path / "by-table.json", tmp_path / "by-references.json"
     registration = register(path, **SETS, settings=SETTINGS, level_table=world["level_table"])
     register(plain, **SETS, settings=SETTINGS)
-    assert (registration.settings.rule, registration.level_table) == (3, LevelTable.open(world["level_table"]).digest)
+    assert (registration.settings.rule, registration.level_table) == (4, LevelTable.open(world["level_table"]).digest)
     assert Registration.load(path) == registration
     assert "level_table" not in plain.read_text()
     evidence = audit(**world, **SETS, registration=path)
     assert next(gate.passed for gate in evidence.gates if gate.name == "table before the request")
     assert audit(**world, **SETS, settings=SETTINGS, registration=path).settings == evidence.settings
+    older = json.loads(path.read_text())
+    (tmp_path / "older.json").write_text(json.dumps({**older, "settings": {**older["settings"], "rule": 3}}))
+    assert audit(**world, **SETS, settings=SETTINGS, registration=tmp_path / "older.json").settings.rule == 3
+    judging = TableJudge(LevelTable.open(world["level_table"]), (0, 1, 2, 3))
+    assert by_table(SETTINGS.model_copy(update={"rule": 3}), judging).rule == 4, "only a registration keeps an older rule"
     without = {name: value for name, value in world.items() if name != "level_table"}
     with pytest.raises(InputError, match="the registration names the level table"):
         audit(**without, **SETS, registration=path)
     with pytest.raises(InputError, match="the registration names no level table"):
         audit(**world, **SETS, registration=plain)
     content = json.loads(plain.read_text())
-    for wrong in ({**content, "level_table": "1" * 64}, {**content, "settings": {**content["settings"], "rule": 3}}):
+    for wrong in ({**content, "level_table": "1" * 64}, {**content, "settings": {**content["settings"], "rule": 4}}):
         plain.write_text(json.dumps(wrong))
         with pytest.raises(InputError, match="names the level table that will judge"):
             Registration.load(plain)

@@ -1,19 +1,25 @@
-"""Files of version 0.1.0, whose verdicts are by rule 1: they read, are written, and recompute as they were."""
+"""Files of earlier versions, by rule 1 and, of a level table, by rule 3: they read, are written, and recompute as they were."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from verify import summary
 from verify.auditing.recompute import recompute
 from verify.auditing.registration import Registration
 from verify.certificate.check import check_certificate
 from verify.certificate.statements import load_public_key
-from verify.errors import InputError
+from verify.errors import InputError, RunError
 from verify.schema.evidence import SECOND_RULE, Evidence, Settings
 
 OLD = Path(__file__).parents[1] / "old_evidence"
-PHRASES = {"certified": "EQUIVALENT_WITHIN(rho = 0.1, alpha = 0.05)", "accused": "NOT_FORGOTTEN (4 of 16 records)"}
+PHRASES = {
+    "certified": (1, "EQUIVALENT_WITHIN(rho = 0.1, alpha = 0.05)"),
+    "accused": (1, "NOT_FORGOTTEN (4 of 16 records)"),
+    "by_table": (3, "NOT_FORGOTTEN (4 of 12 records; 1 subject; level table)"),
+}
 
 
 @pytest.mark.parametrize("name", PHRASES)
@@ -22,8 +28,21 @@ def test_old_evidence_keeps_its_bytes_its_word_and_its_numbers(name: str) -> Non
     path = OLD / name / "evidence.json"
     evidence = Evidence.load(path)
     assert evidence.text() == path.read_text()
-    assert (evidence.settings.rule, evidence.verdict_phrase) == (1, PHRASES[name])
+    assert (evidence.settings.rule, evidence.verdict_phrase) == PHRASES[name]
     assert recompute(path.parent).text() == path.read_text()
+
+
+def test_the_rule_of_a_level_table_decides_the_numbers(tmp_path: Path) -> None:
+    """The same scores by rule 4 give other numbers, and the check of the controls by level; page 1 says what rule 3 did not ask."""
+    old = OLD / "by_table"
+    content = json.loads((old / "evidence.json").read_text())
+    content["settings"]["rule"] = 4
+    (tmp_path / "evidence.json").write_text(json.dumps(content))
+    shutil.copy(old / "scores.parquet", tmp_path)
+    with pytest.raises(RunError, match=r"evidence.json does not follow from scores.parquet: gates\[4\].reason, tests\[3\]"):
+        recompute(tmp_path)
+    said = "Not checked: whether the model treats hard controls as it treats easy ones; rule 3, by which this audit was made"
+    assert said in summary(Evidence.load(old / "evidence.json"))
 
 
 def test_old_certificates_hold() -> None:

@@ -36,7 +36,7 @@ def test_a_certificate_says_what_judged_and_which_look_it_was(house: dict[str, P
     assert said["judged by"].startswith(
         "a level table of 8 models, each trained without half of the people, made on 2026-10-01, before"
     )
-    assert "no retrained references" in said["judged by"]
+    assert "by rule 4; no retrained references" in said["judged by"]
     assert said["audits of these weights"].startswith("This is at least the second audit of these weights. Earlier: ")
     assert list(found.phrases.values()) == ["EQUIVALENT_WITHIN(rho = 0.1, alpha = 0.05; exact text, mean loss; level table)"]
 

@@ -113,6 +113,6 @@ def test_texts_that_share_nothing_are_not_examined(sides: tuple[list[str], list[
             measure(*sides, own(2), own(2))
     texts, people = {"forget": sides[0], "holdout": sides[1]}, {"forget": own(2), "holdout": own(2)}
     assert blind_aside(texts, people, Settings()) == Aside()
-    assert blind_aside(texts, people, Settings(rule=3)) == Aside(), "a level table's audit says so in a check of its own"
+    assert blind_aside(texts, people, Settings(rule=4)) == Aside(), "a level table's audit says so in a check of its own"
     with pytest.raises(InputError, match="--twins"):
         blind_aside(texts, people, Settings(twins=True))

@@ -16,11 +16,11 @@ from verify.auditing.looks import found_looks
 from verify.auditing.recompute import recompute
 from verify.errors import InputError, RunError
 from verify.judging.protocol import Aside, judge
-from verify.judging.table_gates import made_before_gate, unseen_controls_gate
+from verify.judging.table_gates import LEVELS_UNCHECKED, made_before_gate, unseen_controls_gate
 from verify.judging.user_level import units, whose
 from verify.report.html import render
 from verify.schema.evidence import Evidence
-from verify.schema.judged_by import Look, looks_in_words, share_in_words
+from verify.schema.judged_by import Look, looks_in_words, share_in_words, table_rule_in_words
 from verify.schema.near_duplicates import NearDuplicatesLeft
 from verify.schema.reexecution import Likeness
 from verify.scores.table import ScoreTable
@@ -47,6 +47,7 @@ def test_an_honest_deletion_of_twenty_people_is_certified(seed: int) -> None:
     assert found.residual is not None
     assert abs(found.residual.value) < 0.05
     assert found.tiers == ("level table",)
+    assert "was not checked" not in gate(found, "controls unseen").reason
     assert [entry.name for entry in found.gates if entry.passed is False and "record" in entry.claims] == []
     assert "of what a model that never saw them would give, by a level table of 8 models" in found.scope
 
@@ -80,6 +81,9 @@ def test_one_person_is_accused_but_never_certified() -> None:
     assert gone.next_step is not None
     assert "verify-unlearning reexecute" in gone.next_step
     assert gone.smallest_margin is None
+    assert gate(gone, "controls unseen").passed is True
+    assert LEVELS_UNCHECKED in gate(gone, "controls unseen").reason
+    assert LEVELS_UNCHECKED in gone.not_shown
 
 
 def test_records_that_name_nobody_are_of_one_person_where_the_table_says_so() -> None:
@@ -223,7 +227,7 @@ def test_a_verdict_recomputes_from_its_files(tmp_path: Path) -> None:
 
 
 def test_the_evidence_names_the_table_and_no_other_judge() -> None:
-    """Rule 3 and a level table belong together, and exclude references."""
+    """Rule 4 and a level table belong together, and exclude references."""
     found = evidence_by_table()
     content = found.model_dump(mode="json", by_alias=True)
     assert content["level_table"]["digest"] == USED.digest
@@ -250,6 +254,7 @@ def test_every_document_says_which_of_the_two_judged() -> None:
     for text in (render(found), summary(found)):
         assert sentence in text
         assert "no retrained references" in text
+        assert "never-trained controls calibrate it (rule 4)" in text
         assert "12 of its 912 rows have left it" in text
         assert "controls for the audit have left" not in text
     fewer = USED.model_copy(update={"controls_signed": USED.controls + 3})
@@ -335,7 +340,8 @@ def test_an_audit_that_another_lists_is_not_said_to_be_of_other_records_where_it
 
 
 def test_words_of_shares_and_counts() -> None:
-    """Shares and ordinals are said as they are."""
+    """Shares, ordinals and rules are said as they are."""
+    assert [table_rule_in_words(rule) for rule in (3, 4)] == ["rule 3, which does not compare the controls by level", "rule 4"]
     assert [share_in_words(share) for share in (0.5, 0.25, 0.3)] == ["half", "a quarter", "30 %"]
     look = Look(created="2026-11-20T10:00:00+00:00", verdict="INCONCLUSIVE", judged_by="4 references", evidence="a" * 64)
     assert looks_in_words((look,) * 11).startswith("This is at least the 12th audit")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from audits import BY_TABLE, TABLE_ASIDE
+from audits import BY_TABLE, LEVEL_TABLE, TABLE_ASIDE
 from score_tables import simulated_table, table_with_pool, with_channels
 
 import verify.cli.main
@@ -16,6 +16,8 @@ from verify.auditing.audit import write_audit
 from verify.judging import measured_power
 from verify.judging.measured_power import MeasuredPower, power_by_references, power_by_table
 from verify.judging.protocol import Aside, judge
+from verify.judging.tier_level_table import TableInput
+from verify.schema.parts import Gate
 from verify.scores.table import ScoreTable
 from verify.statistics.intervals import clopper_pearson
 
@@ -137,6 +139,16 @@ def test_a_level_table_of_one_person_promises_nothing() -> None:
     assert names(several) == []
     retain = power_by_table(table_with_pool(retain=False), settings, TABLE_ASIDE)
     assert names(retain) == ["utility"]
+
+
+def test_a_share_of_alpha_repeats_no_check_of_the_controls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A draw is judged at its share of alpha and at all of it; the controls, which no share concerns, are checked once."""
+    made: list[Gate] = []
+    check = measured_power.controls_gate
+    monkeypatch.setattr(measured_power, "controls_gate", lambda *given: made.append(check(*given)) or made[-1])
+    asked = TableInput.of(table_with_pool(people=2, controls=8), LEVEL_TABLE.seed, 0.5)
+    assert measured_power._outcome_by_table(asked, BY_TABLE) == "EQUIVALENT_WITHIN"
+    assert [gate.name for gate in made] == ["controls unseen"]
 
 
 def test_the_power_of_an_audit_that_was_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -72,7 +72,7 @@ def test_from_receipt_to_certificate_by_a_table(world: Path, shell: Shell, capsy
         assert evidence.level_table is not None
         assert evidence.level_table.digest == before.digest
         assert evidence.verdict in ("EQUIVALENT_WITHIN", "INCONCLUSIVE"), evidence.explanation
-        assert evidence.settings.rule == 3
+        assert evidence.settings.rule == 4
         assert evidence.account == ControlsAccount.of(0.05, None, before.digest, 1)
         if "deployed" not in said and "purged" not in said:
             status, said = shell("run", names[0], "--accept-exact-rebuild", "--remove", "--rewrite-data")

@@ -16,7 +16,7 @@ from verify.provenance.level_table import LevelTable, ancestors_by_deletion
 from verify.provenance.recipe import recipe_digest
 from verify.provenance.training_history import history_of, level_table_used
 from verify.schema.evidence import Settings
-from verify.schema.judged_by import TABLE_RULE, LevelTableUsed
+from verify.schema.judged_by import TABLE_RULE, TABLE_RULES, LevelTableUsed
 from verify.schema.level_table import REMEDY
 from verify.schema.parts import SetRole
 from verify.scores.scorer import Scorer
@@ -202,16 +202,24 @@ def table_judge(
     return TableJudge(table, models)
 
 
-def by_table(settings: Settings, judge: TableJudge | None) -> Settings:
+def by_table(settings: Settings, judge: TableJudge | None, *, registered: bool = False) -> Settings:
     """Return the settings with the rule of a level table, where one judges.
 
+    Args:
+        settings: of the audit.
+        judge: the level table; None where references judge.
+        registered: whether a registration fixed them: then an older rule of a table stays.
+
     Raises:
-        InputError: the settings name that rule, and there is no table.
+        InputError: the settings name such a rule, and there is no table.
     """
     if judge is not None:
-        return settings if settings.rule == TABLE_RULE else settings.model_copy(update={"rule": TABLE_RULE})
-    if settings.rule == TABLE_RULE:
-        raise InputError("rule 3 is that of a level table. Give its folder with --level-table, or leave the rule out.")
+        fixed = registered and settings.rule in TABLE_RULES
+        return settings if fixed or settings.rule == TABLE_RULE else settings.model_copy(update={"rule": TABLE_RULE})
+    if settings.rule in TABLE_RULES:
+        raise InputError(
+            f"rule {settings.rule} is that of a level table. Give its folder with --level-table, or leave the rule out."
+        )
     return settings
 
 

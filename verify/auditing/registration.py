@@ -22,7 +22,7 @@ from verify.io.files import write_text
 from verify.io.strict_json import NotStrictError, parse_json
 from verify.schema.evidence import Settings
 from verify.schema.inputs import Registered
-from verify.schema.judged_by import TABLE_RULE
+from verify.schema.judged_by import TABLE_RULES
 from verify.schema.parts import Digest, RecordHash, SetRole
 
 
@@ -43,7 +43,7 @@ class Registration(Frozen):
         canaries: the commitment to the canary assignments, if any.
         rewordings: the commitment to the rewordings that the audit will ask in, if any; it tells nothing about them.
         references: weight digests of the references that the audit will compare with; it may add others.
-        level_table: digest of the header of the level table that will judge, by rule 3.
+        level_table: digest of the header of the level table that will judge, by rule 3 or 4.
     """
 
     schema_: Literal["unlearn-verify/registration/1"] = Field(default="unlearn-verify/registration/1", alias="schema")
@@ -67,9 +67,9 @@ class Registration(Frozen):
 
     @model_validator(mode="after")
     def _judge(self) -> Self:
-        """Require the level table's digest by rule 3, and by no other."""
-        if (self.settings.rule == TABLE_RULE) != (self.level_table is not None):
-            raise ValueError("rule 3, and no other, names the level table that will judge")
+        """Require the level table's digest by rule 3 or 4, and by no other."""
+        if (self.settings.rule in TABLE_RULES) != (self.level_table is not None):
+            raise ValueError("rule 3 or 4, and no other, names the level table that will judge")
         return self
 
     @classmethod

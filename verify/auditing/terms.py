@@ -69,7 +69,7 @@ class Terms:
             require_pinned(self.registered.references, models.references)
             self.registered.require_judge(None if table is None else table.table.digest)
         require_unread_controls(table, models.accept)
-        return replace(self, settings=by_table(self.settings, table))
+        return replace(self, settings=by_table(self.settings, table, registered=self.registered is not None))
 
     def with_attacks(self) -> tuple["Terms", Mapping[str, Attack]]:
         """Return the terms with every attack by its name, and the attacks.

@@ -11,7 +11,7 @@ from verify.certificate.attachments import Finding
 from verify.io.documents import Frozen, invalid_field
 from verify.schema.channels import MEAN_LOSS, ChannelResult, channels_asked, contradiction, verdict_phrase
 from verify.schema.deletion_record import RequestFacts
-from verify.schema.judged_by import TABLE_RULE, ControlsAccount, LevelTableUsed, Look, looks_in_words
+from verify.schema.judged_by import TABLE_RULES, ControlsAccount, LevelTableUsed, Look, looks_in_words, table_rule_in_words
 from verify.schema.near_duplicates import left_in_words
 from verify.schema.parts import Gate, Test
 
@@ -34,7 +34,7 @@ def claimed_phrase(found: Mapping[str, Any]) -> str:
     channels = _channels(found["evidence"]) if _rule(found) > 1 else None
     numbers = settings["margin"], settings["alpha"], found["records_accused"], sizes[0]
     subjects = found["evidence"].get("subjects", 0)
-    return verdict_phrase(str(found["verdict"]), *numbers, channels, subjects, by_table=_rule(found) == TABLE_RULE)
+    return verdict_phrase(str(found["verdict"]), *numbers, channels, subjects, by_table=_rule(found) in TABLE_RULES)
 
 
 def claim_finding(predicate: Mapping[str, Any]) -> Finding:
@@ -98,15 +98,16 @@ def judge_findings(predicate: Mapping[str, Any], requests: Sequence[RequestFacts
         KeyError, TypeError: the evidence lacks what this version expects.
         ValueError: its level table, its list of earlier audits or its account of the controls is not valid.
     """
-    evidence = predicate["annotations"]["evidence"]
-    if (_rule(predicate["annotations"]) == TABLE_RULE) != (evidence.get("level_table") is not None):
-        yield Finding(JUDGED_BY, False, "a verdict by rule 3, and no other, names the level table that it rests on")
+    evidence, rule = predicate["annotations"]["evidence"], _rule(predicate["annotations"])
+    if (rule in TABLE_RULES) != (evidence.get("level_table") is not None):
+        yield Finding(JUDGED_BY, False, "a verdict by rule 3 or 4, and no other, names the level table that it rests on")
     elif evidence.get("level_table") is not None:
         used = LevelTableUsed.model_validate_json(json.dumps(evidence["level_table"]))
         before = next((entry["weights"] for entry in evidence["models"] if entry["role"] == "original"), None)
         wrong = _not_this_table(used, str(before), requests)
         age = "" if not requests else ", before the request"
-        said = f"{used.what}, made on {used.created[:10]}{age}; no retrained references; SHA-256 of its header {used.digest[:16]}"
+        said = f"{used.what}, made on {used.created[:10]}{age}, by {table_rule_in_words(rule)}; no retrained references"
+        said += f"; SHA-256 of its header {used.digest[:16]}"
         yield Finding(JUDGED_BY, wrong is None, wrong or said)
     if evidence.get("looks"):
         looks = tuple(Look.model_validate_json(json.dumps(entry)) for entry in evidence["looks"])

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from verify.judging.tier_siblings import can_accuse
 from verify.judging.user_level import enough_people
 from verify.schema.evidence import Settings
-from verify.schema.judged_by import TABLE_RULE, ControlsAccount
+from verify.schema.judged_by import TABLE_RULES, ControlsAccount
 from verify.schema.parts import Tier
 from verify.scores.table import ScoreTable
 
@@ -67,8 +67,8 @@ def _sharing_claims(table: ScoreTable, settings: Settings, references: int, spen
     """
     holdout = table.block("target", "holdout") is not None
     present: dict[Tier, bool] = {
-        "retrained references": references >= 2 and settings.rule != TABLE_RULE,
-        "level table": settings.rule == TABLE_RULE,
+        "retrained references": references >= 2 and settings.rule not in TABLE_RULES,
+        "level table": settings.rule in TABLE_RULES,
         "exchangeable twins": settings.twins and holdout,
         "canaries": table.block("target", "canary") is not None,
         "fresh texts": settings.twins and enough_people(table),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from verify.schema.attack_results import ChannelNotRun
 from verify.schema.evidence import Settings
-from verify.schema.judged_by import TABLE_RULE
+from verify.schema.judged_by import TABLE_RULES
 from verify.schema.parts import Gate, Value, VerdictWord
 from verify.statistics.controls import NOISE_LIMIT, Controls, NoiseRatio
 from verify.statistics.estimate import Estimate
@@ -318,9 +318,9 @@ def utility_gate(ratio: Value | None, yardstick: str, settings: Settings, ceilin
 def blind_baseline_gate(value: Value | None, controls: int, rule: int = 2) -> Gate:
     """Check that a text classifier cannot separate controls from forget records; concerns attacks on controls, never Tier B.
 
-    By rule 3 the record claim rests on controls, for which it has a check of its own.
+    By rules 3 and 4 the record claim rests on controls, for which it has a check of its own.
     """
-    claim = "The record claim does not rest on controls." if rule != TABLE_RULE else "The record claim has a check of its own."
+    claim = "The record claim does not rest on controls." if rule not in TABLE_RULES else "The record claim has a check of its own."
     if value is None:
         one_person = (
             "All records of the forget set or of the holdout set belong to one person, or no two texts share a word, so whether "

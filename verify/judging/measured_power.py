@@ -107,7 +107,7 @@ def power_by_table(table: ScoreTable, settings: Settings, aside: Aside) -> Measu
     Args:
         table: scores of "original" and the pool on the forget and holdout sets, and of "original" on the retain set, if there is
             one.
-        settings: as registered, of rule 3.
+        settings: as registered, of rule 3 or 4.
         aside: the table's facts, the registration, and the permutation p-value of the blind baseline.
 
     Raises:
@@ -115,7 +115,7 @@ def power_by_table(table: ScoreTable, settings: Settings, aside: Aside) -> Measu
         KeyError: the original or the pool was not scored on a set.
     """
     if aside.level_table is None:
-        raise ValueError("an audit by rule 3 needs the facts about its level table")
+        raise ValueError("an audit by a level table needs the facts about its level table")
     rng, start = np.random.default_rng(settings.seed), _with_target(table, {})
     shares = Shares.of(start, settings, 0, aside.account)
     shared, spends = shares.of_a_claim, shares.spends
@@ -157,12 +157,9 @@ def _outcome(table: ScoreTable, references: Sequence[str], tests: Sequence[Refer
 
 
 def _outcome_by_table(asked: TableInput, settings: Settings) -> str:
-    words = []
-    for share in dict.fromkeys((asked.spends, 1.0)):
-        found = replace(asked, spends=share).judge(settings)
-        claim = RecordClaim(found.residual, found.channels, (controls_gate(asked, found, settings.margin),), levels=found)
-        words.append(claim.word(claim.gates))
-    return _at_all_of_alpha(words)
+    found = [replace(asked, spends=share).judge(settings) for share in dict.fromkeys((asked.spends, 1.0))]
+    gates = (controls_gate(asked, found[0], settings),)  # the same whatever share of alpha accusations use
+    return _at_all_of_alpha([RecordClaim(one.residual, one.channels, gates, levels=one).word(gates) for one in found])
 
 
 def _at_all_of_alpha(words: Sequence[str]) -> str:

@@ -31,7 +31,7 @@ from verify.schema.attack_results import AttackResult, ChannelNotRun
 from verify.schema.claims import CoinBatch, WithoutAdapter
 from verify.schema.evidence import Judgement, Settings
 from verify.schema.inputs import Registered
-from verify.schema.judged_by import TABLE_RULE, ControlsAccount, LevelTableUsed
+from verify.schema.judged_by import TABLE_RULES, ControlsAccount, LevelTableUsed
 from verify.schema.parts import Gate, SetRole, Test, Tier, Value
 from verify.schema.representation import Representation
 from verify.scores.table import ScoreTable
@@ -50,7 +50,7 @@ class Aside:
         earlier: counts of earlier deletions' canaries.
         representation: the claim about hidden states, which are not in the score table.
         not_run: ways of asking that could not be measured.
-        level_table: what judges in place of retrained references, by rule 3; its numbers are in the score table.
+        level_table: what judges in place of retrained references, by rules 3 and 4; its numbers are in the score table.
         registered: the registration of the audit.
         account: of the audits against the same controls, which says at which level this one accuses; None for alpha.
     """
@@ -72,7 +72,7 @@ def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judgement:
 
     Args:
         table: scores of "original", "target" and "reference 1", "reference 2", ... (and "base") on the forget set, and on the
-            retain, holdout, canary and fresh sets where present; by rule 3 "pool 1", ... in place of references.
+            retain, holdout, canary and fresh sets where present; by rules 3 and 4 "pool 1", ... in place of references.
         settings: what was decided beforehand.
         aside: the few inputs that need texts or a secret; everything else follows from the table.
     """
@@ -121,7 +121,7 @@ def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judgement:
 def _record_claim(table: ScoreTable, references: Sequence[str], shares: Shares, aside: Aside) -> RecordClaim:
     """Judge the records by the level table or by retrained references, whichever the rule names."""
     shared = shares.of_a_claim
-    if shared.rule == TABLE_RULE:
+    if shared.rule in TABLE_RULES:
         return table_claim(table, shared, aside.level_table, aside.registered, aside.blind_p, shares.spends)
     return record_claim(table, references, shared, aside.blind, shares.spends)
 
@@ -265,7 +265,7 @@ def blind_aside(texts: Mapping[SetRole, Sequence[str]], subjects: Mapping[SetRol
     if "holdout" not in texts or (not settings.twins and min(people["forget"], people["holdout"]) < 2):
         return Aside()
     # The controls of a level table were drawn at random by its design, and the record claim rests on them.
-    at_random = settings.twins or settings.rule == TABLE_RULE
+    at_random = settings.twins or settings.rule in TABLE_RULES
 
     def sides(role: SetRole) -> tuple[Sequence[str], ...]:
         return texts[role], texts["holdout"], subjects[role], subjects["holdout"]

@@ -17,6 +17,11 @@ RECORD: tuple[Claim, ...] = ("record",)
 FEWEST_MODELS = 2
 """With one model that never saw a record, its chance is taken for the record's level."""
 
+LEVELS_UNCHECKED = (
+    "Whether the model treats hard controls as it treats easy ones was not checked: that takes records of several people that the "
+    "model before unlearning knows better than one that never saw them."
+)
+
 
 def table_gate(used: LevelTableUsed, subjects: int) -> Gate:
     """Check that enough models never saw each record, and that there are enough control subjects to calibrate them.
@@ -106,7 +111,7 @@ def pool_gate(checks: Sequence[PoolModelCheck], labels: Sequence[str]) -> Gate:
     return Gate(name=name, claims=RECORD, passed=not accused, blocks="NOT_TESTABLE", reason=reason)
 
 
-def unseen_controls_gate(check: ControlsCheck, noise: NoiseRatio, shapes: Sequence[ShapeCheck]) -> Gate:
+def unseen_controls_gate(check: ControlsCheck, noise: NoiseRatio, shapes: Sequence[ShapeCheck] | None) -> Gate:
     """Check that the target treats the controls as the original does: in the mean, in its noise, and by level.
 
     Every test is a contrast with the controls.
@@ -114,9 +119,9 @@ def unseen_controls_gate(check: ControlsCheck, noise: NoiseRatio, shapes: Sequen
     Args:
         check: the target's mean loss on controls against the original's.
         noise: the same of the variances of their residuals.
-        shapes: the same by level, on every channel.
+        shapes: the same by level, on every channel where that could be checked; None by rule 3, which does not ask.
     """
-    turned = [shape for shape in shapes if not shape.held]
+    turned = [shape for shape in shapes or () if not shape.held]
     passed = check.held and noise.trained_alike and not turned
     reason = (
         f"On the controls the target loses {-check.difference:+.3f} nats per token against the model before unlearning (at most "
@@ -129,6 +134,8 @@ def unseen_controls_gate(check: ControlsCheck, noise: NoiseRatio, shapes: Sequen
             f" By level, its difference from that model moves the records by {worst.moved:.3f} nats per token ({worst.channel}, "
             f"p = {worst.p_value:.2g}; {worst.allowed:.3f} are allowed whatever p, and any within chance)."
         )
+    elif shapes is not None:
+        reason += f" {LEVELS_UNCHECKED}"
     if not check.held:
         reason += " Was it trained on the controls? What it kept of the records would not show beside them."
     if not noise.trained_alike:

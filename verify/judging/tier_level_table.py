@@ -29,7 +29,7 @@ from verify.judging.user_level import named_subjects, units
 from verify.schema.channels import EXACT
 from verify.schema.evidence import Settings
 from verify.schema.inputs import Registered
-from verify.schema.judged_by import LevelTableUsed
+from verify.schema.judged_by import FIRST_TABLE_RULE, LevelTableUsed
 from verify.schema.parts import Gate, Quantity, SetRole, Test
 from verify.scores.table import ScoreTable
 from verify.statistics.level_checks import (
@@ -91,19 +91,20 @@ class TableInput:
 
     def judge(self, settings: Settings, margin: float | None = None) -> TableVerdict:
         """Judge the target on every channel, at the settings' margin or another."""
-        level = margin or settings.margin
-        return judge_table(self.losses, self.subjects, self.controls, level, settings.alpha, self.seed, self.texts, self.spends)
+        return self._judged(self.losses, settings, margin or settings.margin)
 
     def judge_original(self, settings: Settings) -> TableVerdict:
         """Judge the original in the target's place, on the exact text."""
-        swapped = with_original({EXACT: self.losses[EXACT]})
-        level = settings.margin, settings.alpha
-        return judge_table(swapped, self.subjects, self.controls, *level, self.seed, self.texts, self.spends)
+        return self._judged(with_original({EXACT: self.losses[EXACT]}), settings, settings.margin)
+
+    def _judged(self, losses: Mapping[str, TableLosses], settings: Settings, margin: float) -> TableVerdict:
+        whose, level = (self.subjects, self.controls), (margin, settings.alpha)
+        return judge_table(losses, *whose, *level, self.seed, self.texts, self.spends, rule=settings.rule)
 
     def judge_pool(self, settings: Settings) -> tuple[PoolModelCheck, ...]:
         """Judge each model of the pool by the others, on what it never saw."""
         level = settings.margin, settings.alpha
-        return pool_innocence(self.losses[EXACT], self.subjects, self.controls, *level, self.seed)
+        return pool_innocence(self.losses[EXACT], self.subjects, self.controls, *level, self.seed, settings.rule)
 
 
 def _losses(table: ScoreTable, name: str, pool: Sequence[str]) -> TableLosses:
@@ -144,7 +145,7 @@ def table_claim(
         ValueError: there are no facts about the table, or its numbers do not fit together.
     """
     if used is None:
-        raise ValueError("a verdict by rule 3 needs the facts about its level table")
+        raise ValueError("a verdict by a level table needs the facts about its level table")
     asked = TableInput.of(table, used.seed, spends)
     enough = table_gate(used, len(set(asked.controls)))
     if not enough.passed:
@@ -157,7 +158,7 @@ def table_claim(
         made_before_gate(used, registered),
         exchangeable_gate(blind_p),
         like_the_records_gate(table, found, asked),
-        controls_gate(asked, found, settings.margin),
+        controls_gate(asked, found, settings),
         table_positive_control(asked.judge_original(settings)),
         planted_gate_of_table(asked, settings),
         pool_gate(asked.judge_pool(settings), table.pool()),
@@ -180,10 +181,12 @@ def table_claim(
     )
 
 
-def controls_gate(asked: TableInput, found: TableVerdict, margin: float) -> Gate:
+def controls_gate(asked: TableInput, found: TableVerdict, settings: Settings) -> Gate:
     """Check that the target treats the controls as the original does, which saw none of them either."""
-    unseen = controls_unseen(asked.losses[EXACT], asked.controls, found.residual.mean_gap, margin)
-    shapes = control_shapes(asked.losses, asked.subjects, asked.controls, margin, asked.seed)
+    unseen = controls_unseen(asked.losses[EXACT], asked.controls, found.residual.mean_gap, settings.margin)
+    shapes = None
+    if settings.rule != FIRST_TABLE_RULE:
+        shapes = control_shapes(asked.losses, asked.subjects, asked.controls, settings.margin, asked.seed)
     return unseen_controls_gate(unseen, found.fit.noise, shapes)
 
 
@@ -204,7 +207,9 @@ def planted_gate_of_table(asked: TableInput, settings: Settings) -> Gate:
     """Check that the rule would find one subject of whom everything was kept, planted among the controls."""
     whose, level = (asked.subjects, asked.controls), (settings.margin, settings.alpha)
     try:
-        rate = planted_subject_rate(asked.losses[EXACT], *whose, *level, asked.seed, settings.planted_draws, asked.spends)
+        rate = planted_subject_rate(
+            asked.losses[EXACT], *whose, *level, asked.seed, settings.planted_draws, asked.spends, settings.rule
+        )
     except ValueError:
         reason = "This check needs more control subjects: some of them stand in for the forget set."
         return Gate(name="planted subject", claims=("record",), passed=None, blocks="INCONCLUSIVE", reason=reason)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from verify.judging.record_claim import RecordClaim
+from verify.judging.table_gates import LEVELS_UNCHECKED
 from verify.schema.attack_results import AttackResult
 from verify.schema.channels import EXACT, ChannelResult, channels_asked
 from verify.schema.evidence import Settings
@@ -78,7 +79,7 @@ class Facts:
         gates: all validity checks.
         claim: the comparison with retrained references, or with a level table.
         records, references: K and R, the retrained references that were given.
-        level_table: what judged in place of references, by rule 3.
+        level_table: what judged in place of references, by rules 3 and 4.
         account: of the audits against the same controls.
     """
 
@@ -265,6 +266,7 @@ def not_shown(facts: Facts, controls: int, ratio: Value | None, canaries: bool) 
             else []
         ),
         *([_not_shown_by_table(facts.level_table)] if facts.level_table is not None else []),
+        *([LEVELS_UNCHECKED] if any(LEVELS_UNCHECKED in gate.reason for gate in facts.gates) else []),
         *(gate.reason for gate in facts.gates if gate.name == "planted subject" and gate.value is not None),
         *(gate.reason for gate in facts.gates if gate.name in UNTESTED and gate.passed is None),
         "An attack that fails is evidence of resistance to that attack, not to others (EDPB Opinion 28/2024, paragraph 55).",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from verify.schema.differences import ReferenceDifference
 from verify.schema.evidence import Evidence
 from verify.schema.inputs import ReferenceCheck
-from verify.schema.judged_by import LevelTableUsed, looks_in_words
+from verify.schema.judged_by import FIRST_TABLE_RULE, LevelTableUsed, looks_in_words
 from verify.schema.near_duplicates import left_in_words
 
 ASKED: dict[ReferenceDifference, str] = {
@@ -80,10 +80,11 @@ def _level_table(used: LevelTableUsed, evidence: Evidence) -> list[Said]:
     """Say which table judged, of what age, by whose word, and what left it since."""
     before = next((gate.passed for gate in evidence.gates if gate.name == "table before the request"), None)
     age = ", before the registration of this audit" if before else ""
+    rule = evidence.settings.rule
     found = [
         Said(
             f"Judged against {used.what}, made on {used.created[:10]}{age}; no retrained references. Its {used.controls} "
-            f"never-trained controls calibrate it; its models were destroyed on {used.destroyed[:10]}.",
+            f"never-trained controls calibrate it (rule {rule}); its models were destroyed on {used.destroyed[:10]}.",
             warns=False,
         )
     ]
@@ -91,6 +92,9 @@ def _level_table(used: LevelTableUsed, evidence: Evidence) -> list[Said]:
         found.append(
             Said("Not shown: that the level table is older than the request. No registration from before names it.", warns=True)
         )
+    if rule == FIRST_TABLE_RULE:
+        asks = f"rule {rule}, by which this audit was made, does not ask"
+        found.append(Said(f"Not checked: whether the model treats hard controls as it treats easy ones; {asks}.", warns=True))
     if used.descended:
         earlier = "by earlier deletions, as its manifest says"
         found.append(Said(f"The model before unlearning was made from the level table's {earlier}.", warns=False))

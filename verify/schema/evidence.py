@@ -42,7 +42,7 @@ from verify.schema.inputs import (
     Registered,
     RewordingsUsed,
 )
-from verify.schema.judged_by import TABLE_RULE, ControlsAccount, LevelTableUsed, Look
+from verify.schema.judged_by import TABLE_RULES, ControlsAccount, LevelTableUsed, Look
 from verify.schema.near_duplicates import NearDuplicatesLeft
 from verify.schema.parts import Gate, RecordFinding, RecordHash, SetRole, Share, Test, Tier, Value, VerdictWord
 from verify.schema.representation import Representation
@@ -86,12 +86,12 @@ STANDARD_CHANNELS: tuple[ChannelGroup, ...] = (
 class Settings(Frozen):
     """Everything that was decided before looking."""
 
-    rule: Literal[1, 2, 3] = Field(
+    rule: Literal[1, 2, 3, 4] = Field(
         default=2,
         description=(
             "rule of the record claim. 1: the exact texts alone. 2: also in other ways of asking, each subject tested, and the "
-            "target's noise measured on controls. 3: as 2, by a level table in place of retrained references. Files without it are "
-            "of rule 1"
+            "target's noise measured on controls. 3: as 2, by a level table in place of retrained references. 4: as 3, the spread "
+            "of a record following its level, and the target's losses on controls compared by level. Files without it are of rule 1"
         ),
     )
     margin: float = Field(default=0.10, gt=0, lt=1, description="rho*: largest residual fraction that counts as forgotten")
@@ -318,8 +318,8 @@ class Evidence(Judgement):
             if later := next((name for name in (*sorted(SECOND_RULE), "account", "siblings") if getattr(self, name)), None):
                 raise ValueError(f"a verdict by rule 1 has no {later}")
             return self
-        if (self.settings.rule == TABLE_RULE) != (self.level_table is not None):
-            raise ValueError("a verdict by rule 3, and no other, names the level table that it rests on")
+        if (self.settings.rule in TABLE_RULES) != (self.level_table is not None):
+            raise ValueError("a verdict by rule 3 or 4, and no other, names the level table that it rests on")
         if self.level_table is not None and any(model.role == "reference" for model in self.models):
             raise ValueError("either a level table or retrained references judge, not both")
         original = next((model.weights for model in self.models if model.role == "original"), None)
@@ -356,7 +356,7 @@ class Evidence(Judgement):
             records,
             channels,
             len(self.subjects),
-            by_table=settings.rule == TABLE_RULE,
+            by_table=settings.rule in TABLE_RULES,
         )
 
     @property

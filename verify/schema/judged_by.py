@@ -9,8 +9,12 @@ from verify.io.documents import Frozen
 from verify.schema.alpha_spending import level_of, level_spent
 from verify.schema.parts import Digest, Share, VerdictWord
 
-TABLE_RULE = 3
-"""The rule of audits that a level table judges."""
+TABLE_RULE = 4
+"""The rule of new audits that a level table judges."""
+FIRST_TABLE_RULE = 3
+"""That of older registrations and evidence: one prior for the variances of all records, controls not compared by level."""
+TABLE_RULES = (FIRST_TABLE_RULE, TABLE_RULE)
+"""All rules of audits that a level table judges."""
 
 
 class LevelTableUsed(Frozen):
@@ -64,6 +68,11 @@ class LevelTableUsed(Frozen):
     def what(self) -> str:
         """The table in one phrase: "a level table of 8 models, each trained without half of the people"."""
         return f"a level table of {self.models} models, each trained without {share_in_words(self.left_out)} of the people"
+
+
+def table_rule_in_words(rule: int) -> str:
+    """Return one of `TABLE_RULES` as it is said: "rule 4"; of rule 3 with what it does not ask."""
+    return f"rule {rule}" if rule == TABLE_RULE else f"rule {rule}, which does not compare the controls by level"
 
 
 def share_in_words(share: float) -> str:

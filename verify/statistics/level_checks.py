@@ -18,6 +18,7 @@ from verify.statistics.intervals import clopper_pearson
 from verify.statistics.level_fit import MIN_CONTROL_SUBJECTS, MIN_MODELS
 from verify.statistics.level_table import TableLosses, TableVerdict, judge_table
 from verify.statistics.level_units import Unasked
+from verify.statistics.residual import Rule
 from verify.statistics.subjects import rank_within, subject_means, subject_numbers
 
 Array = NDArray[np.float64]
@@ -52,6 +53,7 @@ def planted_subject_rate(
     seed: int,
     draws: int = 100,
     share: float = 1.0,
+    rule: Rule = 4,
 ) -> Estimate:
     """Estimate how often the rule accuses a target that kept one subject and forgot all others.
 
@@ -63,6 +65,7 @@ def planted_subject_rate(
         losses: of the exact text. Others: as `judge_table`.
         draws: number of draws.
         share: the share of alpha that accusations use, in (0, 1].
+        rule: 4, or 3 for older audits.
 
     Returns:
         the share of draws that are accused, with its exact 95 % interval.
@@ -78,7 +81,7 @@ def planted_subject_rate(
         raise ValueError(
             f"beside {count} control subjects that stand in for the forget set {MIN_CONTROL_SUBJECTS} are needed, got {there}"
         )
-    gaps = judge_table({EXACT_TEXT: losses}, *whose, margin, alpha, seed).residual.gap
+    gaps = judge_table({EXACT_TEXT: losses}, *whose, margin, alpha, seed, rule=rule).residual.gap
     left_out = int((~np.isnan(losses.pool)).sum(axis=0)[0])
     rng = np.random.default_rng(seed)
     hits = 0
@@ -87,7 +90,8 @@ def planted_subject_rate(
         drawn = _stand_in(losses, controls, chosen, _imputed(gaps, people, controls[chosen], rng), left_out, rng)
         names = [[whose[1][index] for index in np.flatnonzero(mask).tolist()] for mask in (chosen, ~chosen)]
         unasked = Unasked(max(0, len(subjects) - int(chosen.sum())), asked - count)
-        hits += judge_table({EXACT_TEXT: drawn}, names[0], names[1], margin, alpha, seed, share=share, unasked=unasked).accused
+        found = judge_table({EXACT_TEXT: drawn}, names[0], names[1], margin, alpha, seed, share=share, unasked=unasked, rule=rule)
+        hits += found.accused
     return clopper_pearson(hits, draws, 0.95)
 
 
@@ -228,7 +232,13 @@ class PoolModelCheck:
 
 
 def pool_innocence(
-    losses: TableLosses, subjects: Sequence[str], control_subjects: Sequence[str], margin: float, alpha: float, seed: int
+    losses: TableLosses,
+    subjects: Sequence[str],
+    control_subjects: Sequence[str],
+    margin: float,
+    alpha: float,
+    seed: int,
+    rule: Rule = 4,
 ) -> tuple[PoolModelCheck, ...]:
     """Judge every pool model by the others: one that saw what its design says it did not remembers it.
 
@@ -240,7 +250,8 @@ def pool_innocence(
     Returns:
         one check per pool model, in order.
     """
-    return tuple(_check(losses, subjects, control_subjects, margin, alpha, seed, model) for model in range(len(losses.pool)))
+    whose = subjects, control_subjects
+    return tuple(_check(losses, *whose, margin, alpha, seed, rule, model) for model in range(len(losses.pool)))
 
 
 def _check(
@@ -250,6 +261,7 @@ def _check(
     margin: float,
     alpha: float,
     seed: int,
+    rule: Rule,
     model: int,
 ) -> PoolModelCheck:
     unseen = ~np.isnan(losses.pool)
@@ -266,7 +278,7 @@ def _check(
         control_original=losses.control_original,
         control_target=losses.control_pool[model],
     )
-    verdict = judge_table({EXACT_TEXT: as_target}, whose, control_subjects, margin, alpha / len(unseen), seed)
+    verdict = judge_table({EXACT_TEXT: as_target}, whose, control_subjects, margin, alpha / len(unseen), seed, rule=rule)
     return PoolModelCheck(model, len(set(whose)), _remembers(verdict), verdict)
 
 

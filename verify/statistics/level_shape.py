@@ -30,8 +30,6 @@ Array = NDArray[np.float64]
 
 SHAPE_LEVEL = 0.01
 """Level of the check, over all channels together."""
-FEWEST = 4
-"""More control subjects than these are needed: a parabola has three coefficients, and one subject at a time is left out."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,8 @@ def control_shapes(
         losses, subjects, control_subjects, margin, seed: as `judge_table`.
 
     Returns:
-        one check per channel, in the order given; none of a channel with fewer control subjects than a parabola needs.
+        one check per channel, in the order given; none of a channel that was scored about too few control subjects for a line, or
+        on which the mean gap is below `MIN_GAP`.
     """
     if len(set(subjects)) < 2:
         return ()
@@ -78,7 +77,7 @@ def control_shapes(
     judged = {
         name: (calibration, (losses[name].control_target - losses[name].control_original)[usable])
         for name, (calibration, _, usable) in found.items()
-        if calibration is not None and calibration.subject_gap.mean() >= MIN_GAP and calibration.control.subjects > FEWEST
+        if calibration is not None and calibration.subject_gap.mean() >= MIN_GAP
     }
     level = SHAPE_LEVEL / max(1, len(judged))
     return tuple(_check(name, calibration, difference, margin, level) for name, (calibration, difference) in judged.items())

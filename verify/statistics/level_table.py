@@ -14,9 +14,11 @@ the target and the original, and their residuals are the noise under which the f
     C1'  N - rho* G + t se(N - rho* G) < 0  and  -N - rho* G + t se(N + rho* G) < 0            t = t_{1 - alpha, n_C - 2}
     C2'  E + t se_E < (2 rho*)^2 (mean_F g^2 - mean_C r0^2),   E = mean_F d^2 - mean_C r^2      means by subject
     A1'  either statistic of C1' above t_{1 - alpha / 4, n_C - 2}
-    A2'  records: t_i = (|d_i| - rho* g_i) / sqrt(lambda v_i (1 + 1/R)), Benjamini-Hochberg     v moderated over both sides
+    A2'  records: t_i = (|d_i| - rho* g_i) / sqrt(lambda v_i (1 + 1/R)), Benjamini-Hochberg     v moderated over both sides, along l
          lambda = max(1, mean_C r^2 / mean_C v (1 + 1/R)); the tail is fitted to the controls' own statistics
     A3'  subjects: the same of subject means, Holm; only where there are several subjects, one of them with several records
+
+Rule 3 is what earlier versions computed (v of A2' moderated to one prior, whatever l); their evidence recomputes under it.
 
 A1' has half of the level, A2' and A3' the other half. The error comes from the target's own residuals on controls: a target of
 another length or with more noise is not accused for that, and its own model effect cancels, which no number of retrained references
@@ -45,7 +47,7 @@ from verify.statistics.controls import ExcessSpread, NoiseRatio
 from verify.statistics.estimate import Estimate
 from verify.statistics.level_fit import MIN_CONTROL_SUBJECTS, Calibration, control_side, forget_side, model_effects
 from verify.statistics.level_units import NONE_UNASKED, Conformal, Unasked, conformal, unit_tests
-from verify.statistics.residual import MeanTest, ResidualVerdict, SpreadTest
+from verify.statistics.residual import MeanTest, ResidualVerdict, Rule, SpreadTest
 from verify.statistics.subjects import subject_means, subject_numbers
 from verify.statistics.two_samples import TINY, StandardError, difference_error
 
@@ -127,7 +129,7 @@ class TableVerdict:
 
     Attributes:
         residual: C1', C2', A1', A2', A3' on the exact text, in the classes of the residual test; its `references` is R, its
-            `spread` the standard error of N, its rule 3.
+            `spread` the standard error of N, its rule 3 or 4.
         channels: the tests on every channel, the exact text first.
         fit: the calibration on the exact text.
         conformal: distribution-free p-values per subject.
@@ -186,6 +188,7 @@ def judge_table(
     texts: Sequence[Hashable] | None = None,
     share: float = 1.0,
     unasked: Unasked = NONE_UNASKED,
+    rule: Rule = 4,
 ) -> TableVerdict:
     """Judge a target by a level table.
 
@@ -199,16 +202,19 @@ def judge_table(
         texts: anything equal for records of equal text [K]: in the test per record a text counts once.
         share: the share of alpha that accusations use, in (0, 1].
         unasked: further records and subjects that the tests per record and subject are corrected for.
+        rule: 4; 3 for what older versions computed, with one prior for the variances of all records in A2'.
 
     Returns:
         the outcome on every channel with every intermediate value.
 
     Raises:
-        ValueError: shapes do not fit, a loss is infinite, no exact text, too few control subjects, or records that different
-            numbers of pool models left out.
+        ValueError: shapes do not fit, a loss is infinite, no exact text, too few control subjects, records that different
+            numbers of pool models left out, or another rule.
     """
     if not 0 < margin < 1 or not 0 < alpha < 0.5 or not 0 < share <= 1:
         raise ValueError(f"the margin lies in (0, 1), alpha in (0, 0.5) and share in (0, 1], got {margin}, {alpha} and {share}")
+    if rule not in (3, 4):
+        raise ValueError(f"a level table judges by rule 3 or 4, got {rule}")
     if EXACT_TEXT not in losses:
         raise ValueError(f'expected the losses of the channel "{EXACT_TEXT}", got {list(losses)}')
     contrasts = {name: _TableContrast.of(channel, subjects, control_subjects, seed) for name, channel in losses.items()}
@@ -222,7 +228,7 @@ def judge_table(
     # Alone, the channel of the exact text accuses nothing that A1' does not.
     rest = share * (1 - CHANNEL_SHARE) if len(losses) > 1 else share
     rho = next(test.residual for test in channels.tests if test.name == EXACT_TEXT)
-    judged = _residual(exact.calibration, rho, margin, alpha, rest, texts, unasked)
+    judged = _residual(exact.calibration, rho, margin, alpha, rest, texts, unasked, rule)
     return TableVerdict(judged, channels, _described(exact.calibration, margin, alpha), conformal(exact.calibration, margin), share)
 
 
@@ -337,10 +343,11 @@ def _residual(
     share: float,
     texts: Sequence[Hashable] | None,
     unasked: Unasked,
+    rule: Rule,
 ) -> TableResidual:
     """Judge the exact text: C1', C2', A1', A2' and A3', the accusations at `share` of alpha."""
     n, gap = float(found.subject_residual.mean()), float(found.subject_gap.mean())
-    records, by_subject, noise = unit_tests(found, margin, share * alpha / 2, alpha, texts, unasked)
+    records, by_subject, noise = unit_tests(found, margin, share * alpha / 2, alpha, texts, unasked, one_prior=rule == 3)
     return TableResidual(
         margin=margin,
         alpha=alpha,
@@ -357,7 +364,7 @@ def _residual(
         record_test=records,
         subject_test=by_subject,
         noise=noise,
-        rule=3,
+        rule=rule,
         several=found.forget.subjects > 1,
     )
 

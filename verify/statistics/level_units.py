@@ -10,7 +10,7 @@ from scipy import stats
 
 from verify.statistics.controls import NoiseRatio
 from verify.statistics.level_fit import Calibration, Lines, Side, lines, moments
-from verify.statistics.moderation import ModeratedVariances, moderated_along
+from verify.statistics.moderation import ModeratedVariances, moderated_along, moderated_variances
 from verify.statistics.multiplicity import Rejections, benjamini_hochberg, holm
 from verify.statistics.panel import ReferencePanel, distinct_rows
 from verify.statistics.record_test import RecordTest, record_test
@@ -49,7 +49,13 @@ class Conformal:
 
 
 def unit_tests(
-    found: Calibration, margin: float, level: float, alpha: float, texts: Sequence[Hashable] | None, unasked: Unasked
+    found: Calibration,
+    margin: float,
+    level: float,
+    alpha: float,
+    texts: Sequence[Hashable] | None,
+    unasked: Unasked,
+    one_prior: bool = False,
 ) -> tuple[RecordTest, RecordTest | None, NoiseRatio]:
     """Run A2' and, where it differs from it, A3'; together at `level`.
 
@@ -59,6 +65,7 @@ def unit_tests(
         level: of both tests together. alpha: of the lower limit of lambda.
         texts: equal for records of equal text [K].
         unasked: what both are corrected for beside.
+        one_prior: whether the variances of all records have one prior, as by rule 3, whatever their level.
 
     Returns:
         the test per record, per subject (None where there is one subject, or one record a subject), and the target's noise.
@@ -75,10 +82,7 @@ def unit_tests(
         noise_levels=found.control.levels,
         by_subject=subject_means(found.control_residual**2, control),
     )
-    both = np.concatenate([found.forget.variances[distinct], found.control.variances])
-    # What is harder to guess is guessed less alike: of SmolLM2 the logarithm of the variance correlates at 0.5 with the level.
-    levels = np.concatenate([found.forget.levels[distinct], found.control.levels])
-    moderated = moderated_along(both, len(found.forget.unseen) - 1, levels)
+    moderated = _moderated(found, distinct, one_prior)
     own = replace(moderated, variances=moderated.variances[: len(distinct)][standing_for])
     rest = moderated.variances[len(distinct) :]
     half = level / 2 if several else level
@@ -91,6 +95,15 @@ def unit_tests(
     quantile = float(stats.f.ppf(1 - alpha, found.degrees, found.control.subjects * (len(found.forget.unseen) - 1)))
     ratios = NoiseRatio(ratio, ratio / quantile, of_means, len(control), found.control.subjects)
     return by_record, _subject_test(found, means, margin, half, unasked) if several else None, ratios
+
+
+def _moderated(found: Calibration, distinct: NDArray[np.intp], one_prior: bool) -> ModeratedVariances:
+    """Moderate the pool's variances of the forget set's different texts and of the controls together, in that order."""
+    both, degrees = np.concatenate([found.forget.variances[distinct], found.control.variances]), len(found.forget.unseen) - 1
+    if one_prior:
+        return moderated_variances(both, degrees)
+    # What is harder to guess is guessed less alike: of SmolLM2 the logarithm of the variance correlates at 0.5 with the level.
+    return moderated_along(both, degrees, np.concatenate([found.forget.levels[distinct], found.control.levels]))
 
 
 def _subject_test(found: Calibration, means: Array, margin: float, level: float, unasked: Unasked) -> RecordTest:

@@ -57,8 +57,8 @@ from verify.statistics.record_test import RecordTest, record_test
 from verify.statistics.subjects import subject_means
 
 Array = NDArray[np.float64]
-Rule = Literal[1, 2, 3]
-"""Version of the rule: 1 as before channels, 2 with controls and subjects, 3 by a level table."""
+Rule = Literal[1, 2, 3, 4]
+"""Version of the rule: 1 as before channels, 2 with controls and subjects, 3 and 4 by a level table (`level_table`)."""
 
 
 @dataclass(frozen=True, eq=False)
