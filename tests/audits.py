@@ -8,10 +8,11 @@ from score_tables import table_with_pool
 from verify.attacks.threat_models import threat_models
 from verify.judging.protocol import Aside, judge
 from verify.schema.attack_results import NotRun
-from verify.schema.evidence import Environment, Evidence, Settings
+from verify.schema.evidence import Environment, Evidence
 from verify.schema.inputs import AuditedModel, AuditedSet, Registered
 from verify.schema.judged_by import LevelTableUsed
 from verify.schema.parts import Value
+from verify.schema.settings import Settings
 from verify.scores.table import ScoreTable, audited_sets
 
 BLIND = Value(value=0.52, low=0.5, high=0.58, n=200, level=0.95, seed=0)

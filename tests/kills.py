@@ -32,7 +32,7 @@ from verify.data.identity import RecordKey
 from verify.errors import RunError
 from verify.io.files import MANIFEST, is_complete, read_json
 from verify.schema.deletion_record import DeletionRecord
-from verify.schema.evidence import Settings
+from verify.schema.settings import Settings
 
 EXPECTED = [
     "received",

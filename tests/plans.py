@@ -6,7 +6,7 @@ from typing import Any
 
 from unlearn.requests.plan import Plan, PlannedModel
 from verify.data.records import Fields
-from verify.schema.evidence import Settings
+from verify.schema.settings import Settings
 
 MODEL = PlannedModel(
     folder="models/m",

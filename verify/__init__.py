@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from verify.reexecution.reexecute import reexecute
     from verify.report.html import write_report
     from verify.report.text import summary
-    from verify.schema.evidence import Evidence, Settings
+    from verify.schema.evidence import Evidence
+    from verify.schema.settings import Settings
 
 OTHER_PACKAGE = ("__meta__.py", "runners.py")
 """Files of PyPI's `verify` (an assertion library), which installs the same top-level name."""
@@ -45,7 +46,7 @@ _HOME = {
     "IntegrityError": "verify.errors",
     "Record": "verify.data.records",
     "RunError": "verify.errors",
-    "Settings": "verify.schema.evidence",
+    "Settings": "verify.schema.settings",
     "VerifyError": "verify.errors",
     "audit": "verify.auditing.audit",
     "backdoor": "verify.measures.trigger",

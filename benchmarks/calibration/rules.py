@@ -8,7 +8,7 @@ from scipy import stats
 from benchmarks.calibration.worlds import Scores
 from verify.judging.gates import SecondRule, trained_alike_gate
 from verify.judging.innocence import MOST_WEAK, WEAK_GAP
-from verify.schema.evidence import Settings
+from verify.schema.settings import Settings
 from verify.statistics import membership_auc, residual_verdict
 from verify.statistics.channels import judge_channels
 from verify.statistics.contrasts import CHANNEL_SHARE

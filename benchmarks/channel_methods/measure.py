@@ -14,7 +14,7 @@ from verify.data.subjects import subject_groups
 from verify.io.files import read_json, write_json
 from verify.models.loading import LoadedModel
 from verify.probes.base import mean_losses
-from verify.schema.evidence import Settings
+from verify.schema.settings import Settings
 from verify.scores.channels import Channels
 from verify.statistics.channels import EXACT_TEXT, ChannelLosses, judge_channels
 

@@ -13,7 +13,7 @@ from unlearn.experiments.demo import MODEL_CONFIG
 from unlearn.experiments.llm_demo import ADAPTER, CHANNELS
 from unlearn.training.options import TrainingOptions
 from verify.errors import InputError
-from verify.schema.evidence import ChannelGroup
+from verify.schema.settings import ChannelGroup
 
 World = Literal["people", "tofu", "smollm2"]
 """Data and base model: people or TOFU's authors on a model from scratch, or people on SmolLM2 in its chat template."""

@@ -12,7 +12,8 @@ from verify.auditing.registration import Registration
 from verify.certificate.check import check_certificate
 from verify.certificate.statements import load_public_key
 from verify.errors import InputError, RunError
-from verify.schema.evidence import SECOND_RULE, Evidence, Settings
+from verify.schema.evidence import SECOND_RULE, Evidence
+from verify.schema.settings import Settings
 
 OLD = Path(__file__).parents[1] / "old_evidence"
 PHRASES = {

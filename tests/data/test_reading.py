@@ -13,7 +13,7 @@ from verify.data.reading import agreed_reading, fields_for, require_reading
 from verify.data.records import Fields
 from verify.errors import InputError
 from verify.io.files import MANIFEST, read_json, write_manifest
-from verify.schema.evidence import Settings
+from verify.schema.settings import Settings
 
 TOKENS = Fields(special_tokens=True)
 

@@ -10,7 +10,7 @@ from score_tables import simulated_table, with_channels
 
 from verify.judging.innocence import innocence_gate, memorized_gate
 from verify.judging.protocol import Aside, judge
-from verify.schema.evidence import Settings
+from verify.schema.settings import Settings
 from verify.scores.table import ScoreBlock, ScoreTable
 
 SETTINGS = Settings(planted_draws=40)

@@ -10,7 +10,7 @@ from score_tables import simulated_table
 from verify.judging.attack_results import attack_results
 from verify.judging.verdict_text import beyond_references
 from verify.schema.attack_results import AttackResult
-from verify.schema.evidence import Settings
+from verify.schema.settings import Settings
 from verify.scores.table import ScoreTable
 from verify.statistics import tpr_at_fpr
 

@@ -6,7 +6,7 @@ import pytest
 from verify.errors import InputError
 from verify.judging.blind_baseline import MOST_TEXTS, RIDGE, NothingSharedError, blind_auc, blind_permutation_p, held_out_scores
 from verify.judging.protocol import Aside, blind_aside
-from verify.schema.evidence import Settings
+from verify.schema.settings import Settings
 
 WORDS = [f"w{number}" for number in range(300)]
 

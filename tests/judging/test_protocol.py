@@ -11,8 +11,8 @@ from verify.judging.gates import blind_baseline_gate, controls_gate, references_
 from verify.judging.protocol import Aside, judge
 from verify.judging.verdict_text import seen_by_attacks
 from verify.schema.attack_results import AttackResult
-from verify.schema.evidence import Settings
 from verify.schema.parts import Value
+from verify.schema.settings import Settings
 from verify.scores.table import ScoreBlock, ScoreTable
 
 SETTINGS = Settings(planted_draws=40)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from verify.judging.gates import SecondRule, negative_control_gate, planted_subject_gate, trained_alike_gate
-from verify.schema.evidence import Settings
+from verify.schema.settings import Settings
 from verify.statistics.controls import NoiseRatio
 
 SETTINGS = Settings(planted_draws=40)

@@ -6,7 +6,7 @@ from score_tables import canary_table
 
 from verify.judging.tier_canaries import judge_process
 from verify.schema.claims import CoinBatch, Process
-from verify.schema.evidence import Settings
+from verify.schema.settings import Settings
 from verify.scores.table import ScoreTable
 from verify.statistics.one_run import one_run_epsilon
 

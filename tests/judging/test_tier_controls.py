@@ -6,7 +6,7 @@ from score_tables import simulated_table
 
 from verify.judging.tier_controls import judge_controls
 from verify.schema.claims import Twins
-from verify.schema.evidence import Settings
+from verify.schema.settings import Settings
 
 SETTINGS = Settings(twins=True)
 

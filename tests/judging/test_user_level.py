@@ -8,7 +8,7 @@ from score_tables import simulated_table
 
 from verify.judging.user_level import judge_people
 from verify.schema.claims import People
-from verify.schema.evidence import Settings
+from verify.schema.settings import Settings
 from verify.scores.table import ScoreBlock, ScoreTable
 
 PEOPLE, TEXTS = 60, 4

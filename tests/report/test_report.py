@@ -19,8 +19,9 @@ from verify.report.html import render, render_comparison
 from verify.report.rendering import in_plain_words, said_by
 from verify.report.text import comparison, summary
 from verify.schema.channels import ChannelResult
-from verify.schema.evidence import Evidence, Settings
+from verify.schema.evidence import Evidence
 from verify.schema.inputs import Registered
+from verify.schema.settings import Settings
 from verify.scores.table import ScoreTable
 
 TWINS = Settings(planted_draws=40, twins=True)

@@ -26,7 +26,7 @@ from unlearn.scan.lineage import affected_models
 from verify.data.identity import RecordKey, plainly, telling_parts
 from verify.data.sources import load_records
 from verify.errors import InputError
-from verify.schema.evidence import Settings
+from verify.schema.settings import Settings
 
 ROWS = make_rows("forget", 8)
 ASKING = ROWS[0]["subject_id"]

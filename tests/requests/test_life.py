@@ -36,8 +36,8 @@ from verify import InputError, RunError
 from verify.data.identity import RecordKey
 from verify.io.files import is_complete, write_manifest
 from verify.judging.gates import all_of_alpha_gate
-from verify.schema.evidence import Settings
 from verify.schema.parts import RecordFinding
+from verify.schema.settings import Settings
 
 DAY = date(2026, 11, 2)
 KEY = RecordKey(b"k" * 32)

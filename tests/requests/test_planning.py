@@ -26,7 +26,7 @@ from verify.data.identity import RecordKey
 from verify.data.records import Fields
 from verify.errors import InputError, IntegrityError
 from verify.io.files import MANIFEST, alone_in
-from verify.schema.evidence import Settings
+from verify.schema.settings import Settings
 
 STORY = "the brown fox of our house jumps over the lazy dog every single day before breakfast and once more at night"
 ROWS: list[dict[str, Any]] = [

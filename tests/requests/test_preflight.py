@@ -29,7 +29,7 @@ from verify.data.records import Fields, parse_records
 from verify.errors import InputError, IntegrityError
 from verify.io.files import MANIFEST, read_json, write_manifest
 from verify.models.ensembles import ENSEMBLE
-from verify.schema.evidence import Settings
+from verify.schema.settings import Settings
 
 WHO = ("ida", "jon", "kim", "lee")
 ROWS: list[dict[str, Any]] = [

@@ -22,7 +22,7 @@ from verify.probes.base import Material, mean_losses
 from verify.probes.logit_lens import layer_losses
 from verify.probes.quantization import rounded
 from verify.probes.relearning import across_subjects
-from verify.schema.evidence import Settings
+from verify.schema.settings import Settings
 from verify.scores import channels as module
 from verify.scores.channels import ALL, Channels
 from verify.scores.table import ScoreBlock

@@ -30,7 +30,8 @@ from verify.io.jobs import Job, run_jobs
 from verify.provenance.commitment import TrainingCommitment
 from verify.provenance.holdout import FOR_AUDIT, FOR_METHOD, split_holdout_file
 from verify.provenance.shard_plan import SHARDS
-from verify.schema.evidence import Entry, Evidence, Settings
+from verify.schema.evidence import Entry, Evidence
+from verify.schema.settings import Settings
 
 UNTOUCHED = "none (untouched)"
 SHARDED = "sharded"

@@ -27,8 +27,9 @@ from verify.io.jobs import Job
 from verify.models.generation import greedy_continuations
 from verify.models.loading import load_model
 from verify.reexecution.reexecute import reexecute
-from verify.schema.evidence import ChannelGroup, Entry, Settings
+from verify.schema.evidence import Entry
 from verify.schema.reexecution import Reexecution
+from verify.schema.settings import ChannelGroup, Settings
 
 STARTED = "demo.json"
 ANSWERS = "answers.json"

@@ -29,7 +29,7 @@ from verify.models.loading import load_model
 from verify.provenance.holdout import HoldoutSplit, split_holdout
 from verify.provenance.shard_plan import SHARDS
 from verify.schema.differences import ReferenceDifference
-from verify.schema.evidence import Settings
+from verify.schema.settings import Settings
 
 MINIMUM_REFERENCES = 3
 TUNED = ("npo", "simnpo", "grad_diff", "undial", "grad_ascent_kl", "wga", "satimp", "dpo")

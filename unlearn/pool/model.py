@@ -26,9 +26,9 @@ from verify.models.digests import weights_digest
 from verify.models.loading import LoadedModel, load_model
 from verify.provenance.level_table import DESIGN
 from verify.provenance.pool_design import require_design, training_seed
-from verify.schema.evidence import ChannelGroup, Settings
 from verify.schema.level_table import PoolDesign
 from verify.schema.parts import SetRole
+from verify.schema.settings import ChannelGroup, Settings
 from verify.scores.cache import SealedNumbers
 from verify.scores.channels import Channels
 from verify.scores.observe import measure

@@ -14,7 +14,7 @@ from verify.auditing.accounts import require_same_plan
 from verify.certificate.opened_audits import AUDITS, NOT_MADE, OpenedAudits, not_made, opened_audits
 from verify.errors import InputError
 from verify.io.files import is_complete
-from verify.schema.evidence import Settings
+from verify.schema.settings import Settings
 
 SCORED = "scored-"
 """Before the name of an audit's folder, the name of an empty file beside it, written when its first score is read: from then on the

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from unlearn.requests.plan_inputs import PlanInputs
 from verify.data.records import Fields
-from verify.schema.evidence import Settings
+from verify.schema.settings import Settings
 
 
 @dataclass(frozen=True)

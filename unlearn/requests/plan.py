@@ -17,8 +17,8 @@ from verify.io.documents import Frozen, invalid_field
 from verify.io.files import file_digest, read_json, write_text
 from verify.schema.deletion_record import DataPlace
 from verify.schema.differences import ReferenceDifference
-from verify.schema.evidence import Settings
 from verify.schema.parts import Digest, RecordHash
+from verify.schema.settings import Settings
 
 PLAN = "plan.json"
 

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Sequence
 from verify.data.identity import RecordKey, set_digest
 from verify.data.records import Record
 from verify.errors import InputError
-from verify.schema.evidence import Evidence, Settings
+from verify.schema.evidence import Evidence
 from verify.schema.judged_by import ControlsAccount
+from verify.schema.settings import Settings
 
 
 def controls_digest(holdout: Sequence[Record] | None, level_table: str | None, key: RecordKey) -> str | None:

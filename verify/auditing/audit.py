@@ -28,7 +28,8 @@ from verify.data.rewording_files import RewordingSource
 from verify.errors import InputError
 from verify.io.arguments import checked
 from verify.io.files import new_output, write_manifest
-from verify.schema.evidence import Evidence, Settings
+from verify.schema.evidence import Evidence
+from verify.schema.settings import Settings
 from verify.scores.table import ScoreTable
 
 

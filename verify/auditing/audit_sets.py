@@ -12,10 +12,10 @@ from verify.data.sources import load_forget_set, load_records
 from verify.data.subjects import subject_groups
 from verify.errors import InputError
 from verify.provenance.holdout import without_held_out
-from verify.schema.evidence import Settings
 from verify.schema.near_duplicates import LISTED, NearDuplicatesLeft
 from verify.schema.parts import SetRole
 from verify.schema.reexecution import Likeness
+from verify.schema.settings import Settings
 
 
 def load_sets(

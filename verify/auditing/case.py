@@ -18,10 +18,10 @@ from verify.data.identity import RecordKey
 from verify.data.records import Record
 from verify.data.rewording_files import RewordingSource
 from verify.judging.protocol import Aside, blind_aside
-from verify.schema.evidence import Settings
 from verify.schema.judged_by import ControlsAccount
 from verify.schema.near_duplicates import NearDuplicatesLeft
 from verify.schema.parts import SetRole
+from verify.schema.settings import Settings
 
 Progress = Callable[[str, float], None]
 """Progress callback `(message, fraction_done)`."""

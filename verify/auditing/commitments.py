@@ -21,9 +21,9 @@ from verify.errors import InputError
 from verify.io.files import write_text
 from verify.models.loading import LoadedModel, load_model
 from verify.models.paraphrases import reword_by_model
-from verify.schema.evidence import Settings
 from verify.schema.inputs import RewordingsUsed
 from verify.schema.parts import SetRole
+from verify.schema.settings import Settings
 from verify.scores.table import ScoreTable
 
 SALT = ".salt"

@@ -15,7 +15,8 @@ from verify.auditing.looks import found_looks
 from verify.auditing.shard_siblings import with_siblings
 from verify.judging.protocol import Aside, judge
 from verify.judging.representation_claim import judge_representation
-from verify.schema.evidence import Environment, Evidence, Judgement, Settings
+from verify.schema.evidence import Environment, Evidence, Judgement
+from verify.schema.settings import Settings
 from verify.schema.siblings import ShardChecked
 from verify.scores.channels import Channels
 from verify.scores.table import ScoreTable, audited_sets

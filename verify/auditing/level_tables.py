@@ -15,10 +15,10 @@ from verify.judging.protocol import Aside
 from verify.provenance.level_table import LevelTable, ancestors_by_deletion
 from verify.provenance.recipe import recipe_digest
 from verify.provenance.training_history import history_of, level_table_used
-from verify.schema.evidence import Settings
 from verify.schema.judged_by import TABLE_RULE, TABLE_RULES, LevelTableUsed
 from verify.schema.level_table import REMEDY
 from verify.schema.parts import SetRole
+from verify.schema.settings import Settings
 from verify.scores.scorer import Scorer
 from verify.scores.table import EXACT_TEXT, POOL, ScoreBlock, ScoreTable
 

@@ -20,7 +20,8 @@ from verify.judging.measured_power import MeasuredPower, power_by_references, po
 from verify.judging.protocol import Aside, blind_aside
 from verify.models.memory import require_memory_for_loading
 from verify.provenance.training_history import learning_rate_of
-from verify.schema.evidence import Evidence, Settings
+from verify.schema.evidence import Evidence
+from verify.schema.settings import Settings
 from verify.scores.channels import Channels
 from verify.scores.scorer import Plan, Scorer
 from verify.scores.table import ScoreTable

@@ -10,8 +10,9 @@ from verify.auditing.looks import read_looks
 from verify.data.canaries import Canaries, find_canaries
 from verify.errors import InputError
 from verify.schema.claims import CoinBatch
-from verify.schema.evidence import Evidence, Settings
+from verify.schema.evidence import Evidence
 from verify.schema.judged_by import ControlsAccount
+from verify.schema.settings import Settings
 
 
 @dataclass(frozen=True)

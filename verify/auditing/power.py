@@ -9,7 +9,7 @@ import numpy as np
 from verify.errors import InputError
 from verify.judging.tier_siblings import shards_needed
 from verify.schema.alpha_spending import level_of
-from verify.schema.evidence import Settings
+from verify.schema.settings import Settings
 from verify.statistics.level_fit import MIN_CONTROL_SUBJECTS, MIN_MODELS
 from verify.statistics.level_simulation import TableWorld, Truth, table_rates
 from verify.statistics.one_run import one_run_epsilon

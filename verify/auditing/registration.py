@@ -20,10 +20,10 @@ from verify.errors import InputError
 from verify.io.documents import Frozen, invalid_field
 from verify.io.files import write_text
 from verify.io.strict_json import NotStrictError, parse_json
-from verify.schema.evidence import Settings
 from verify.schema.inputs import Registered
 from verify.schema.judged_by import TABLE_RULES
 from verify.schema.parts import Digest, RecordHash, SetRole
+from verify.schema.settings import Settings
 
 
 class RegisteredSet(Frozen):

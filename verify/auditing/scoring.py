@@ -13,7 +13,7 @@ from verify.data.records import Fields, RecordSource
 from verify.data.rewording_files import RewordingSource
 from verify.io.arguments import checked
 from verify.provenance.training_history import learning_rate_of
-from verify.schema.evidence import Settings
+from verify.schema.settings import Settings
 from verify.scores.channels import Channels
 from verify.scores.scorer import Plan, Scorer
 

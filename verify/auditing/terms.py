@@ -15,8 +15,8 @@ from verify.data.identity import RecordKey
 from verify.data.reading import agreed_reading, fields_for
 from verify.data.records import Fields, Record, RecordSource
 from verify.errors import InputError
-from verify.schema.evidence import Settings
 from verify.schema.parts import SetRole
+from verify.schema.settings import Settings
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from verify.data.records import Fields
-    from verify.schema.evidence import Settings
     from verify.schema.parts import VerdictWord
+    from verify.schema.settings import Settings
 
 EXIT_STATUS: "dict[VerdictWord, int]" = {"EQUIVALENT_WITHIN": 0, "NOT_FORGOTTEN": 10, "INCONCLUSIVE": 11, "NOT_TESTABLE": 12}
 
@@ -123,7 +123,7 @@ class SettingsFlags:
         from pydantic import ValidationError
 
         from verify.errors import InputError
-        from verify.schema.evidence import Settings
+        from verify.schema.settings import Settings
 
         try:
             return Settings(**{**dataclasses.asdict(self), "channels": self.channels or None})

@@ -13,7 +13,7 @@ from typing import Any
 from verify.data.records import Fields
 from verify.errors import InputError
 from verify.io.files import MANIFEST, read_json
-from verify.schema.evidence import Settings
+from verify.schema.settings import Settings
 
 
 def remembered_fields(models: Iterable[Any]) -> Fields | None:

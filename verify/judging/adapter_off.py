@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from verify.schema.claims import WithoutAdapter
-from verify.schema.evidence import Settings
 from verify.schema.parts import Value
+from verify.schema.settings import Settings
 from verify.scores.table import WITHOUT_ADAPTER, ScoreBlock, ScoreTable
 from verify.statistics.estimate import Estimate
 from verify.statistics.prediction import mean_of_new

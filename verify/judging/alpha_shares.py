@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from verify.judging.tier_siblings import can_accuse
 from verify.judging.user_level import enough_people
-from verify.schema.evidence import Settings
 from verify.schema.judged_by import TABLE_RULES, ControlsAccount
 from verify.schema.parts import Tier
+from verify.schema.settings import Settings
 from verify.scores.table import ScoreTable
 
 SIBLINGS: Tier = "shard siblings"

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from verify.judging.gates import resolvable_rates
 from verify.schema.attack_results import AttackResult, RateAtFPR, Utility
-from verify.schema.evidence import Settings
 from verify.schema.parts import Value
+from verify.schema.settings import Settings
 from verify.scores.table import ScoreTable
 from verify.statistics.intervals import mean_with_interval
 from verify.statistics.roc import membership_auc, tpr_at_fpr

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from verify.judging.verdict_text import beyond_references
 from verify.schema.attack_results import AttackResult
-from verify.schema.evidence import Settings
 from verify.schema.parts import Gate, Tier, Value, VerdictWord
+from verify.schema.settings import Settings
 from verify.statistics.residual import ResidualVerdict
 
 LOSS = "how familiar the exact text of each record, exactly as it was trained, is to the model (mean loss per token)"

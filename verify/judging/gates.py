@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verify.schema.attack_results import ChannelNotRun
-from verify.schema.evidence import Settings
 from verify.schema.judged_by import TABLE_RULES
 from verify.schema.parts import Gate, Value, VerdictWord
+from verify.schema.settings import Settings
 from verify.statistics.controls import NOISE_LIMIT, Controls, NoiseRatio
 from verify.statistics.estimate import Estimate
 from verify.statistics.intervals import clopper_pearson

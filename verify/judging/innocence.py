@@ -12,8 +12,8 @@ import numpy as np
 from verify.judging.conformal import Array
 from verify.judging.gates import BLIND_LIMIT
 from verify.judging.user_level import whose
-from verify.schema.evidence import Settings
 from verify.schema.parts import Gate, SetRole, Value
+from verify.schema.settings import Settings
 from verify.scores.table import ScoreTable
 from verify.statistics.estimate import Estimate
 from verify.statistics.lira import user_level

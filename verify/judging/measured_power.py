@@ -20,8 +20,8 @@ from verify.judging.protocol import Aside
 from verify.judging.record_claim import RecordClaim, ReferenceTests, record_claim
 from verify.judging.tier_level_table import TableInput, controls_gate, table_claim
 from verify.judging.user_level import whose
-from verify.schema.evidence import Settings
 from verify.schema.parts import Gate, SetRole
+from verify.schema.settings import Settings
 from verify.scores.table import EXACT_TEXT, ScoreBlock, ScoreTable
 from verify.statistics.estimate import Estimate
 from verify.statistics.honest_targets import Losses, Spread, honest_models, honest_table_target, table_spreads

@@ -29,11 +29,12 @@ from verify.judging.user_level import judge_people
 from verify.judging.verdict_text import Facts, explain, next_step, not_shown, scope, seen_by_attacks
 from verify.schema.attack_results import AttackResult, ChannelNotRun
 from verify.schema.claims import CoinBatch, WithoutAdapter
-from verify.schema.evidence import Judgement, Settings
+from verify.schema.evidence import Judgement
 from verify.schema.inputs import Registered
 from verify.schema.judged_by import TABLE_RULES, ControlsAccount, LevelTableUsed
 from verify.schema.parts import Gate, SetRole, Test, Tier, Value
 from verify.schema.representation import Representation
+from verify.schema.settings import Settings
 from verify.scores.table import ScoreTable
 
 

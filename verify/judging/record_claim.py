@@ -18,8 +18,8 @@ from verify.judging.innocence import innocence_gate, memorized_gate
 from verify.judging.tier_channels import Channels, channels_negative_control, described_channels
 from verify.judging.user_level import whose
 from verify.schema.channels import EXACT, OTHERWISE, ChannelResult
-from verify.schema.evidence import Settings
 from verify.schema.parts import Gate, Tier, Value, VerdictWord
+from verify.schema.settings import Settings
 from verify.scores.table import ScoreTable
 from verify.statistics.contrasts import CHANNEL_SHARE, ChannelsVerdict
 from verify.statistics.level_table import TableVerdict

@@ -11,8 +11,8 @@ import numpy as np
 
 from verify.judging.conformal import calibrated, calibrators
 from verify.schema.claims import CoinBatch, Process
-from verify.schema.evidence import Settings
 from verify.schema.parts import Value, VerdictWord
+from verify.schema.settings import Settings
 from verify.scores.table import ScoreTable
 from verify.statistics.intervals import clopper_pearson
 from verify.statistics.one_run import assignment_test, deletion_e_value, one_run_epsilon

@@ -13,8 +13,8 @@ import numpy as np
 from verify.judging.gates import MIN_REFERENCES
 from verify.judging.user_level import whose
 from verify.schema.channels import EXACT, ChannelResult
-from verify.schema.evidence import Settings
 from verify.schema.parts import Gate, SetRole, Value
+from verify.schema.settings import Settings
 from verify.scores.table import ScoreTable
 from verify.statistics.channels import ChannelLosses, judge_channels
 from verify.statistics.contrasts import CHANNEL_SHARE, ChannelsVerdict, ChannelTest

@@ -4,8 +4,8 @@ import numpy as np
 
 from verify.judging.conformal import BLIND_LEVEL, Array, calibrated, conformal_findings, describe_calibration
 from verify.schema.claims import TwinFinding, Twins
-from verify.schema.evidence import Settings
 from verify.schema.parts import Value, VerdictWord
+from verify.schema.settings import Settings
 from verify.scores.table import ScoreTable
 from verify.statistics.dataset_usage import share_still_in
 from verify.statistics.intervals import clopper_pearson

@@ -27,10 +27,10 @@ from verify.judging.table_gates import (
 from verify.judging.tier_references import described_tests
 from verify.judging.user_level import named_subjects, units
 from verify.schema.channels import EXACT
-from verify.schema.evidence import Settings
 from verify.schema.inputs import Registered
 from verify.schema.judged_by import FIRST_TABLE_RULE, LevelTableUsed
 from verify.schema.parts import Gate, Quantity, SetRole, Test
+from verify.schema.settings import Settings
 from verify.scores.table import ScoreTable
 from verify.statistics.level_checks import (
     PoolModelCheck,

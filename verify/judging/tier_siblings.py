@@ -6,8 +6,8 @@ from math import ceil
 import numpy as np
 
 from verify.judging.user_level import whose
-from verify.schema.evidence import Settings
 from verify.schema.parts import VerdictWord
+from verify.schema.settings import Settings
 from verify.schema.siblings import RankedShard, Siblings
 from verify.scores.table import BEFORE, ScoreTable
 from verify.statistics.shard_siblings import ShardLosses, controls_p_value, sibling_rank

@@ -12,8 +12,8 @@ from scipy import stats
 from verify.data.subjects import MergedNames
 from verify.judging.conformal import BLIND_LEVEL, Array, calibrated, conformal_findings, describe_calibration
 from verify.schema.claims import People
-from verify.schema.evidence import Settings
 from verify.schema.parts import SetRole, Value, VerdictWord
+from verify.schema.settings import Settings
 from verify.scores.table import ScoreBlock, ScoreTable
 from verify.statistics.estimate import Estimate
 from verify.statistics.lira import user_level

@@ -11,9 +11,9 @@ from verify.judging.record_claim import RecordClaim
 from verify.judging.table_gates import LEVELS_UNCHECKED
 from verify.schema.attack_results import AttackResult
 from verify.schema.channels import EXACT, ChannelResult, channels_asked
-from verify.schema.evidence import Settings
 from verify.schema.judged_by import ControlsAccount, LevelTableUsed
 from verify.schema.parts import Gate, Tier, Value, VerdictWord
+from verify.schema.settings import Settings
 from verify.statistics.estimate import Estimate
 
 SHOWN_BY: dict[Tier, str] = {

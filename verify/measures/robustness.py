@@ -23,9 +23,9 @@ from verify.probes import select_probes
 from verify.probes.base import Material, ProbeNotRunError, mean_losses
 from verify.provenance.training_history import learning_rate_of
 from verify.schema.attack_results import NotRun
-from verify.schema.evidence import Settings
 from verify.schema.parts import Value
 from verify.schema.robustness import OTHER_RECORDS, Recovery, RetainHarm, Robustness, Treated
+from verify.schema.settings import Settings
 from verify.statistics.residual import residual_verdict
 from verify.statistics.roc import membership_auc
 

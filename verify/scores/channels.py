@@ -30,8 +30,8 @@ from verify.probes.prompt_variants import Wording, after_examples, instructed, r
 from verify.probes.quantization import Quantization, quantized
 from verify.probes.relearning import across_subjects, relearning_rate, subject_halves
 from verify.schema.attack_results import ChannelNotRun
-from verify.schema.evidence import STANDARD_CHANNELS, Settings
 from verify.schema.parts import SetRole
+from verify.schema.settings import STANDARD_CHANNELS, Settings
 from verify.scores.cache import SealedNumbers
 from verify.scores.observe import model_name
 from verify.scores.table import WITHOUT_ADAPTER, ScoreBlock

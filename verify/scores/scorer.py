@@ -15,9 +15,9 @@ from verify.errors import InputError
 from verify.models.configuration import entries_of
 from verify.models.loading import LoadedModel, load_model, require_same_tokenizer
 from verify.schema.attack_results import NotRun
-from verify.schema.evidence import Settings
 from verify.schema.inputs import AuditedModel
 from verify.schema.parts import ModelRole, SetRole
+from verify.schema.settings import Settings
 from verify.scores.adapter_off import digest_below, without_adapter
 from verify.scores.cache import ScoreCache
 from verify.scores.channels import Channels
