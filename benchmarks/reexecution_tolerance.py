@@ -39,7 +39,7 @@ from verify.data.sources import load_records
 from verify.io.files import MANIFEST, read_json, write_json, write_text
 from verify.models.loading import load_model
 from verify.models.log_probabilities import scored_log_probabilities
-from verify.reexecution.execution import Course
+from verify.reexecution.course import Course
 from verify.reexecution.plans import Trust, plan_log
 from verify.reexecution.records import Shown
 from verify.reexecution.reexecute import reexecute

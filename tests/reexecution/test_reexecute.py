@@ -29,8 +29,8 @@ from verify.io.files import MANIFEST, file_digest, read_json, write_manifest
 from verify.models.ensembles import FILES
 from verify.provenance.commitment import TrainingCommitment
 from verify.provenance.training_log import GPU, LOG_NAME, Microbatch, Stretch, TrainingLog
+from verify.reexecution.course import Course
 from verify.reexecution.environment import about_software, environment_on
-from verify.reexecution.execution import Course
 from verify.reexecution.reexecute import reexecute
 from verify.schema.reexecution import Reexecution
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from verify.provenance.training_log import GPU
-from verify.reexecution.execution import Course
+from verify.reexecution.course import Course
 from verify.schema.reexecution import Finding
 from verify.training.software import software
 

@@ -13,7 +13,7 @@ from verify.errors import InputError
 from verify.models.loading import LoadedModel
 from verify.provenance.commitment import TrainingCommitment, committed_logs, joint_root
 from verify.provenance.training_log import LOG_NAME, TrainingLog, resolved
-from verify.reexecution.execution import Course
+from verify.reexecution.course import Course
 from verify.reexecution.records import Shown
 from verify.reexecution.schedules import derived_findings, first_step_of, own_findings, segments_with
 from verify.reexecution.served import about_adapter

@@ -16,7 +16,7 @@ from verify.models.loading import LoadedModel
 from verify.provenance.commitment import CommittedLog, TrainingCommitment, committed_logs, joint_root
 from verify.provenance.shard_plan import ShardsDescription, shard_and_slice, stage_epochs, stage_seed
 from verify.provenance.training_log import LOG_NAME, TrainingLog
-from verify.reexecution.execution import Course
+from verify.reexecution.course import Course
 from verify.reexecution.plans import Plan, Trust, about_commitment, encoded_windows, forget_windows
 from verify.reexecution.records import Shown
 from verify.reexecution.schedules import own_findings

@@ -10,7 +10,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +17,13 @@ from torch import Tensor, nn
 from verify.data.encoding import Encoded
 from verify.errors import IntegrityError, RunError
 from verify.provenance.training_log import TrainingLog
+from verify.reexecution.course import Course
 from verify.schema.reexecution import Finding, Segment
 from verify.schema.tolerance import Deviation
 from verify.training.checkpoints import Checkpoint, put_checkpoint
 from verify.training.reordering import Reordered
 from verify.training.replay import Inspect, replay
 from verify.training.state import StateDigest
-
-if TYPE_CHECKING:
-    from verify.reexecution.execution import Course
 
 WEIGHTS = "weights"
 FIRST, OTHER_THREADS, CLEAN, TAINTED = 1, 2, 3, 4
@@ -53,7 +50,7 @@ class Trial:
     place: Place | None = None
 
 
-def about_states(courses: Iterable["Course"]) -> Iterator[Finding]:
+def about_states(courses: Iterable[Course]) -> Iterator[Finding]:
     """Name the recorded states that are not kept: without them no distance can be measured."""
     for course in courses:
         ends = [end for _, end in course.segments()[:-1]]
@@ -65,7 +62,7 @@ def about_states(courses: Iterable["Course"]) -> Iterator[Finding]:
             )
 
 
-def judged(course: "Course", segment: Segment) -> tuple[Segment, Finding | None]:
+def judged(course: Course, segment: Segment) -> tuple[Segment, Finding | None]:
     """Measure how far a segment's end is from the recorded state, and judge it.
 
     Args:
@@ -99,7 +96,7 @@ def _not_testable(segment: Segment) -> str:
     return f"cannot be compared with a tolerance: {figures}, or a control did not read as it must."
 
 
-def deviations(course: "Course", start: int, end: int) -> tuple[Deviation, ...]:
+def deviations(course: Course, start: int, end: int) -> tuple[Deviation, ...]:
     """Measure distance, noise, power and controls at the end of a segment.
 
     Args:
@@ -138,7 +135,7 @@ def deviations(course: "Course", start: int, end: int) -> tuple[Deviation, ...]:
     )
 
 
-def places_of(course: "Course", start: int, end: int) -> list[Place]:
+def places_of(course: Course, start: int, end: int) -> list[Place]:
     """Choose where forget records are put back: where they stood in this segment (the first and the last), else at its thirds."""
     numbers = [entry.number for entry in course.log.microbatches if start < entry.step <= end]
     stood = [place for place in course.stood if place[0] in set(numbers)]
@@ -158,7 +155,7 @@ def distances(one: State, other: State) -> dict[str, float]:
 class Bench:
     """A log's model, with which segments are executed again and again."""
 
-    def __init__(self, course: "Course") -> None:
+    def __init__(self, course: Course) -> None:
         self.course, self.model = course, course.start_model()
         self._first = {name: weight.detach().clone() for name, weight in _trained(self.model).items()}
 
@@ -250,7 +247,7 @@ def _put_back(log: TrainingLog, windows: Mapping[int, Encoded], place: Place) ->
     return dataclasses.replace(log, microbatches=microbatches), {**windows, index: window}
 
 
-def _threads(course: "Course", end: int) -> int:
+def _threads(course: Course, end: int) -> int:
     """Return the number of threads that computed a segment; where the log does not say, that of this process."""
     stated = (one.threads for one in course.log.boundaries if one.step == end)
     return next((threads for threads in stated if threads), torch.get_num_threads())

@@ -11,8 +11,9 @@ from typing import Any
 from verify.data.identity import KEY_VARIABLE, RecordKey
 from verify.errors import InputError
 from verify.io.jobs import Job, run_jobs
+from verify.reexecution.course import Course
 from verify.reexecution.environment import about_software
-from verify.reexecution.execution import Course, Group, Outcome, RunAll, execute
+from verify.reexecution.execution import Group, Outcome, RunAll, execute
 from verify.reexecution.request import Request
 
 _ALONE = threading.Lock()
