@@ -23,6 +23,7 @@ from score_tables import simulated_table
 
 from unlearn.requests import acceptance, close, judging, pipeline
 from unlearn.requests.audit_numbers import NextAudits, left_by, noting_scores, opened_by, opened_once_noted, require_planned_levels
+from unlearn.requests.awaited_audits import awaited_facts
 from unlearn.requests.batch_folder import CACHE, attempt_folder
 from unlearn.requests.batch_state import PLANNABLE
 from unlearn.requests.close import Cleaning, close_request, purge_batch
@@ -33,6 +34,7 @@ from unlearn.requests.pipeline import run_batch
 from unlearn.requests.plan import Plan, PlannedModel
 from unlearn.requests.training_sets import TrainingSets
 from verify import InputError, RunError
+from verify.certificate.opened_audits import opening
 from verify.data.identity import RecordKey
 from verify.io.files import is_complete, write_manifest
 from verify.judging.gates import all_of_alpha_gate
@@ -429,6 +431,31 @@ def test_the_ledger_counts_the_audits_of_which_a_score_was_read(scored: bool) ->
         assert opened_by(life.ledger) == opened
         with pytest.raises(InputError, match="no number planned") if scored else nullcontext():
             require_planned_levels(opened, "d" * 64, Settings(expected_audits=9))
+    finally:
+        life.teardown()
+
+
+def test_an_audit_that_is_registered_and_not_opened_yet_fixes_the_levels() -> None:
+    """While one batch unlearns, another against the same controls with another number is not begun; once the first is withdrawn, it
+    is."""
+    life = LifeOfDeletions()
+    life.open()
+    try:
+        life.add(2)
+        life.approve_and_plan([0], ("retrain",))
+        (first, second), controls = life.ids, "c" * 64
+        awaited = awaited_facts([opening(OLD[0], controls, 0.05, 9)])
+        plan = life.ledger.request(first).latest("planned") or {}
+        life.ledger.advance(first, "planned", **{**plan, **awaited, "batch": "B-00000000000a"})
+        life.ledger.advance(first, "unlearning", batch="B-00000000000a")
+        life.approve_and_plan([1], ("retrain",))
+        with mock.patch.object(pipeline, "controls_to_use", return_value=controls):
+            with pytest.raises(InputError, match=f"plan of {first}, which is not audited yet.*run {first} first"):
+                run_batch(life.ledger, life.root / "deletions", second, KEY)
+            assert life.ledger.request(second).state == "planned"
+            life.end_early(0, "withdrawn")
+            run_batch(life.ledger, life.root / "deletions", second, KEY)
+        assert life.ledger.request(second).state == "deployed"
     finally:
         life.teardown()
 

@@ -220,6 +220,34 @@ def test_another_number_of_audits_than_the_ledgers_is_refused_by_the_plan(
     assert ledger.request(name).state == "planned"
 
 
+def test_plans_that_are_not_run_yet_agree_on_the_number_of_audits(world: Path, ledger: Ledger) -> None:
+    """Whichever of two plans against the same controls is run first fixes the levels, and the other could not be run: it cannot be
+    planned. Plans of requests that ended or are planned again do not count, nor do plans against other controls."""
+    lee, kim = asked(ledger, "lee"), asked(ledger, "kim")
+    held, fewer = str(world / "held.jsonl"), written(world / "fewer.jsonl", HELD[:6])
+    two, nine = (SETTINGS.model_copy(update={"expected_audits": number}) for number in (2, 9))
+
+    def noted(name: str, settings: Settings, holdout: str = held) -> None:
+        note(ledger, drafted(ledger, name, world, holdout=holdout, settings=settings), world / "deletions")
+
+    noted(lee, two)
+    noted(lee, nine)
+    before = ledger.head()
+    refused = (
+        rf"plan of {lee}, which is not audited yet, .* alpha = 0\.05 and 9 planned: .*Give --alpha 0.05 --expected-audits 9 in"
+    )
+    for settings, also in ((two, "plan`, use other controls"), (SETTINGS, f"run {lee} first, use other")):
+        with pytest.raises(InputError, match=rf"{refused}.*{also}"):
+            noted(kim, settings)
+    assert ledger.head() == before
+    noted(kim, nine)
+    noted(kim, two, fewer)
+    ledger.advance(lee, "withdrawn")
+    noted(kim, SETTINGS)
+    with pytest.raises(InputError, match=r"no number planned: .*Leave --expected-audits out"):
+        noted(asked(ledger, "jon"), two)
+
+
 def test_a_promise_is_made_at_the_level_that_the_audit_will_have(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the planned number it accuses at less than before; the plan says which audit it is, and at which level."""
     given: list[Any] = []

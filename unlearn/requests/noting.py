@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearn.requests.audit_numbers import left_by
+from unlearn.requests.awaited_audits import awaited_facts
 from unlearn.requests.ledger.ledger import Ledger
 from unlearn.requests.ledger.request import Request
 from unlearn.requests.ledger.roles import OPERATOR
@@ -28,7 +29,8 @@ def note(ledger: Ledger, draft: Draft, output: Path) -> None:
         _note_match(ledger, entry)
     for plan in draft.plans:
         digest, left = plan.save(output / plan.batch), left_by(ledger, plan.requests, output)
-        ledger.advance_all(plan.requests, "planned", **plan.facts(digest), **left)
+        awaited = awaited_facts(draft.audits.get(plan.batch, ()))
+        ledger.advance_all(plan.requests, "planned", **plan.facts(digest), **left, **awaited)
 
 
 def _note_match(ledger: Ledger, entry: Matched) -> None:

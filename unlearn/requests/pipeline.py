@@ -16,6 +16,7 @@ from typing import Any
 from unlearn.requests.acceptance import objection, require_no_return, require_same_references
 from unlearn.requests.attempt import exact_by, run_attempt
 from unlearn.requests.audit_numbers import opened_by, require_planned_levels, was_scored
+from unlearn.requests.awaited_audits import BEGUN, awaited_audits, require_agreeing_plans
 from unlearn.requests.batch import Batch, Notify
 from unlearn.requests.batch_folder import CACHE, attempt_folder
 from unlearn.requests.batch_state import batch_of, require_not_replaced
@@ -132,7 +133,7 @@ class _Run(Batch):
     def begin(self) -> None:
         """Register every audit, which must precede any unlearning."""
         require_clean(self.references, self.plan.records)
-        digests = {}
+        digests, awaited = {}, awaited_audits(self.ledger, self.plan.requests, BEGUN)
         for model in self.plan.models:
             require_not_replaced(self.ledger, model)
             if not Path(model.folder).is_dir():
@@ -141,6 +142,7 @@ class _Run(Batch):
             digests[model.weights] = register_audit(self.folder, self.plan, model, self.records(model))
             controls = controls_to_use(self.folder, self.plan, model, self.attempt(model), self.references)
             require_planned_levels(opened_by(self.ledger), controls, self.plan.settings)
+            require_agreeing_plans(awaited, controls, self.plan.settings)
         self.notify("registered the records, tests and thresholds of the audit")
         self.advance("unlearning", registrations=digests, rungs={model.weights: self.attempt(model) for model in self.plan.models})
 

@@ -8,12 +8,14 @@ leave out a record because of what an audit has shown.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from unlearn.requests.audit_numbers import NextAudits, opened_once_noted
 from unlearn.requests.audit_power import can_be_measured, describe_power
+from unlearn.requests.awaited_audits import awaited_audits
 from unlearn.requests.batch_proposal import propose
 from unlearn.requests.batch_state import PLANNABLE, replaced_weights
 from unlearn.requests.candidates import require_methods
@@ -28,6 +30,7 @@ from unlearn.requests.preflight import Runnable, require_runnable
 from unlearn.requests.proofs import Commitments
 from unlearn.requests.training_sets import require_clean
 from unlearn.scan.lineage import AffectedModel, affected_models
+from verify.certificate.opened_audits import opening
 from verify.data.identity import RecordKey
 from verify.errors import InputError
 from verify.io.files import is_complete
@@ -46,11 +49,13 @@ class Draft:
         plans: one per batch.
         matched: search results of this call, by request.
         idle: affected models that are not in service; the cleanup deals with them.
+        audits: by batch, its audits with controls, as `verify.certificate.opened_audits.opening` describes them.
     """
 
     plans: tuple[Plan, ...]
     matched: tuple[Matched, ...]
     idle: tuple[AffectedModel, ...]
+    audits: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
 
 def draft(
@@ -73,7 +78,8 @@ def draft(
 
     Raises:
         InputError: a file, model, base, reference or setting cannot be used, a request is not approved, a method is unknown, a
-            confirmation or rejection matches nothing, or it is not clear which models are in service.
+            confirmation or rejection matches nothing, it is not clear which models are in service, or another plan against the same
+            controls, which is not audited yet, is for another number of audits.
         IntegrityError: a model is damaged, or the base is not the one that it was trained from.
     """
     require_methods(choices.methods)
@@ -93,9 +99,18 @@ def draft(
     plans, idle = _propose_all(ledger, known, choices) if known else ([], ())
     # A plan that cannot be run is refused before the models are scored.
     opened = opened_once_noted(ledger, plans, choices.output)
-    checked, audits = [require_runnable(ledger, plan, key, opened) for plan in plans], NextAudits(opened)
+    awaited = awaited_audits(ledger, [request.id for request in requests])
+    checked, audits = [require_runnable(ledger, plan, key, opened, awaited) for plan in plans], NextAudits(opened)
     plans = [_with_power(plan, own, audits) for plan, own in zip(plans, checked, strict=True)]
-    return Draft(tuple(plans), tuple(matched), idle)
+    openings = {plan.batch: _openings(plan, own) for plan, own in zip(plans, checked, strict=True)}
+    return Draft(tuple(plans), tuple(matched), idle, openings)
+
+
+def _openings(plan: Plan, checked: Mapping[str, Runnable]) -> list[dict[str, Any]]:
+    """Describe the audits with controls that a plan will open."""
+    alpha, expected = plan.settings.alpha, plan.settings.expected_audits
+    controls = {model.weights: checked[model.weights].controls for model in plan.models}
+    return [opening(weights, used, alpha, expected) for weights, used in controls.items() if used is not None]
 
 
 def _require_plannable(request: Request, output: Path) -> None:

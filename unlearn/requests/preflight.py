@@ -15,6 +15,7 @@ from unlearn.requests.attempt import load_base, require_calibration
 from unlearn.requests.audit_inputs import accepted_differences
 from unlearn.requests.audit_numbers import require_planned_levels
 from unlearn.requests.audit_power import can_be_measured
+from unlearn.requests.awaited_audits import AwaitedAudit, require_agreeing_plans
 from unlearn.requests.batch_state import require_not_replaced
 from unlearn.requests.candidates import SMALLEST_SET, clean_checkpoint
 from unlearn.requests.ledger.ledger import Ledger
@@ -64,7 +65,9 @@ class Runnable:
     controls: str | None
 
 
-def require_runnable(ledger: Ledger, plan: Plan, key: RecordKey, opened: OpenedAudits) -> dict[str, Runnable]:
+def require_runnable(
+    ledger: Ledger, plan: Plan, key: RecordKey, opened: OpenedAudits, awaited: Sequence[AwaitedAudit]
+) -> dict[str, Runnable]:
     """Check all that `run` reads, for every model of a plan; return what was found by the digest of its weights.
 
     Args:
@@ -72,11 +75,12 @@ def require_runnable(ledger: Ledger, plan: Plan, key: RecordKey, opened: OpenedA
         plan: the plan.
         key: the ledger's record key.
         opened: the audits before those of the plan.
+        awaited: the audits that other plans will open.
 
     Raises:
         InputError: a model was replaced, records are no longer in the files, the base is unknown or missing, a method does not suit
             the model or lacks something, its controls are too few, references do not fit, the audit cannot be registered or would
-            be refused, or it was planned for another number of audits than earlier ones.
+            be refused, or it was planned for another number of audits than earlier ones or other plans.
         IntegrityError: a model or reference is damaged, or the base is not the one that it was trained from.
     """
     gone, found = removed_before(ledger, plan), dict[str, Runnable]()
@@ -92,6 +96,7 @@ def require_runnable(ledger: Ledger, plan: Plan, key: RecordKey, opened: OpenedA
         audited = require_registrable(plan, model, sets)
         controls = _controls(model, audited, key)
         require_planned_levels(opened, controls, plan.settings)
+        require_agreeing_plans(awaited, controls, plan.settings)
         _require_auditable(plan, model, audited, key)
         found[model.weights] = Runnable(sets, controls)
     return found

@@ -106,12 +106,22 @@ def require_same_plan(earlier: Iterable[tuple[float, int | None]], settings: Set
     other = next((plan for plan in earlier if plan != own), None)
     if settings.expected_audits is None or other is None:
         return
-    plan = "no number planned" if other[1] is None else f"{other[1]} planned"
-    remedy = "Leave --expected-audits out" if other[1] is None else f"Give --alpha {other[0]:g} --expected-audits {other[1]}"
+    said, remedy = planned_levels(*other)
     raise InputError(
-        f"the controls were used by an earlier audit with alpha = {other[0]:g} and {plan}: the levels of accusations are fixed "
-        f"before the first. {remedy}, or use other controls."
+        f"the controls were used by an earlier audit with {said}: the levels of accusations are fixed before the first. {remedy}, "
+        "or use other controls."
     )
+
+
+def planned_levels(alpha: float, expected: int | None) -> tuple[str, str]:
+    """Describe the levels of another audit against the same controls, and how to plan for the same, each in words.
+
+    Args:
+        alpha, expected: its level, and the number of audits that it was planned for, or None.
+    """
+    if expected is None:
+        return f"alpha = {alpha:g} and no number planned", "Leave --expected-audits out"
+    return f"alpha = {alpha:g} and {expected} planned", f"Give --alpha {alpha:g} --expected-audits {expected}"
 
 
 def _require_of_use(given: Sequence[Evidence], controls: str | None, canaries: bool) -> None:
