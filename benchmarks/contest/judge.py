@@ -65,6 +65,7 @@ def numbers(evidence: Evidence) -> dict[str, Any]:
     residual, environment = evidence.residual, evidence.environment
     return {
         "verdict": evidence.verdict,
+        "rule": evidence.settings.rule,
         "phrase": evidence.verdict_phrase,
         "why": list(evidence.explanation),
         "accused_by": list(evidence.accused_by),

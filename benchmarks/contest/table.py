@@ -36,6 +36,13 @@ SHORT = (
     "model is broken); then the mean residual fraction (0: retrained) and the mean utility relative to the references. A dash: not "
     "run."
 )
+OLDER = "they are of 27 November 2026, and their verdicts on every channel (rule 2)"
+OLDEST = (
+    "they were measured before audits asked in other ways than by the exact text, on which alone their verdicts are (rule 1), and "
+    "before controls that a method has read were refused: methods and audits shared them, on which AUC and attacks rest, and the "
+    "verdicts do not"
+)
+"""What is known of results without a rule: with channels, and without."""
 ASKED_OTHERWISE = "*"
 OTHER_RULE = (
     "With a star: judged on every channel (rule 2). The other columns are verdicts on the exact texts alone (rule 1). Compare "
@@ -57,6 +64,7 @@ def write_results(folder: Path, world: str, runs: Runs, suffix: str = "") -> str
     parts = [
         f"# Approximate methods, {world}",
         _about(world, runs, judged),
+        *_rules(judged),
         _table(HEADER, rows),
         LEGEND,
         *_without_verdict(world, by_method),
@@ -95,7 +103,8 @@ def _about(world: str, runs: Runs, judged: Sequence[Mapping[str, Any]]) -> str:
     """Name the machines that it ran on, seeds, references and records."""
     split = "" if world in SPLIT_BY_SUBJECT else ", split by record and not by subject"
     machines, references, records = (
-        ", ".join(sorted({str(entry[name]) for entry in judged})) or "none" for name in ("machine", "references", "records")
+        ", ".join(sorted({str(entry.get(name, absent)) for entry in judged})) or "none"
+        for name, absent in (("machine", "machine not recorded"), ("references", "an unrecorded number of"), ("records", "-"))
     )
     seeds = ", ".join(map(str, runs))
     pools = [tried["pool"] for entry in judged for tried in entry.get("tried", ()) if "pool" in tried]
@@ -108,6 +117,18 @@ def _about(world: str, runs: Runs, judged: Sequence[Mapping[str, Any]]) -> str:
         )
     run = f"{machines}; seeds {seeds}; {references} references; {records} records judged"
     return f"{run}, as many others used for tuning{split}.{pool}"
+
+
+def _rules(judged: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say by which rule the verdicts are, as far as the results name it; nothing where there are none."""
+    named = sorted({entry["rule"] for entry in judged if "rule" in entry})
+    said = [f"Verdicts by rule {' and '.join(map(str, named))}."] if named else []
+    for with_channels, known in ((True, OLDER), (False, OLDEST)):
+        count = sum("rule" not in entry and ("channels" in entry) is with_channels for entry in judged)
+        if count:
+            some = "The results name" if count == len(judged) else f"{count} of {len(judged)} results name"
+            said.append(f"{some} no rule: {known}.")
+    return [" ".join(said)] if said else []
 
 
 def _without_verdict(world: str, by_method: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
@@ -204,7 +225,7 @@ def _row(name: str, found: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     alone = [{"verdict": entry["alone"]} for entry in found if "alone" in entry]
     under = [_share(entry, "remembered") for entry in judged]
     over = [sum(entry["accused"].values()) / entry["records"] - _share(entry, "remembered") for entry in judged]
-    valid = [[one for one in entry["channels"] if one["valid"]] for entry in judged]
+    valid = [[one for one in entry["channels"] if one["valid"]] for entry in judged if "channels" in entry]
     probes = [list(entry["probes"].values()) for entry in judged if "probes" in entry]
     return (
         name,

@@ -72,6 +72,7 @@ def measure(place: Place, row: Row, seed: int) -> Cell:
         epsilon=row.epsilon,
         delta=place.setting.delta if row.epsilon is not None else None,
         verdict=evidence.verdict,
+        rule=evidence.settings.rule,
         alike=row.alike,
         residual=evidence.residual,
         membership=tuple(_membership(evidence)),

@@ -34,6 +34,15 @@ GENERAL_NOTE = """`Wikipedia text` and `novel text`: token probability on 24 pas
 took, relative to a retraining."""
 
 
+EXACT_TEXTS_ALONE = (
+    "they were measured before audits asked in other ways than by the exact text, on which alone their verdicts are (rule 1), and "
+    "before controls that a method has read were refused: methods and attacks shared them, on which membership rests, and the "
+    "verdicts do not"
+)
+SECOND_RULE = "2026-11-26"
+"""Day on which rule 2 and separate controls for methods and audits came; results that are older have neither."""
+
+
 def environment() -> dict[str, Any]:
     """Return machine and library versions."""
     versions: dict[str, str] = {"python": platform.python_version()}
@@ -131,6 +140,16 @@ class Results:
             checks_as_list(self.checks).rstrip(),
         ]
 
+    def rules(self) -> str:
+        """Say by which rule the verdicts are, as far as the results name it."""
+        named = sorted({cell.rule for cell in self.cells if cell.rule is not None})
+        said = [f"Verdicts by rule {' and '.join(map(str, named))}."] if named else []
+        if unnamed := sum(cell.rule is None for cell in self.cells):
+            some = f"{unnamed} of {len(self.cells)} results name" if named else "The results name"
+            known = f": {EXACT_TEXTS_ALONE}" if not named and self.about["created"] < SECOND_RULE else ""
+            said.append(f"{some} no rule{known}.")
+        return " ".join(said)
+
     def _not_run(self) -> list[str]:
         """Name the rows, or seeds of rows, that have no cell, each with the reason."""
         missing: Mapping[str, str] = self.about.get("missing") or {}
@@ -157,6 +176,7 @@ class Results:
         parts = [
             f"# The matrix: {about['data']}, {tuning}, setting {about['setting']}",
             f"{machine}{beside}; {versions}; seeds {', '.join(map(str, about['seeds']))}; {about['created']}.",
+            self.rules(),
             NOTES,
             *([GENERAL_NOTE] if any(cell.general for cell in self.cells) else []),
             *self.parts(""),
@@ -214,7 +234,7 @@ def update_page(page: Path, results: Results) -> bool:
     seeds = len(results.about["seeds"])
     where = f", on {results.about['gpu']}" if "gpu" in results.about else ""
     parts = [
-        f"Setting `{results.about['setting']}`, {seeds} {'seed' if seeds == 1 else 'seeds'}{where}.",
+        f"Setting `{results.about['setting']}`, {seeds} {'seed' if seeds == 1 else 'seeds'}{where}. {results.rules()}",
         *results.parts("../benchmarks/results/"),
     ]
     filled = "\n\n".join([begin, *parts, end])

@@ -56,6 +56,7 @@ class Cell(Frozen):
         verdict: verdict of the audit, against the references shared by all cells.
         alike: whether those references were trained like this model, apart from the deletion; only then is the verdict on
             deletion alone.
+        rule: rule of the verdict (`verify.Settings`).
         residual: the residual fraction, where it is defined.
         membership: all membership attacks.
         verbatim, strength: shares of a forget record that are extracted; log_probability: mean log p_z, nats.
@@ -88,6 +89,7 @@ class Cell(Frozen):
     general: dict[str, Value] = Field(default_factory=dict)
     counts: tuple[Counts, ...]
     tokens: float | None = None
+    rule: int | None = None
     seconds: float
     memory: float
 

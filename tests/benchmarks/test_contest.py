@@ -149,6 +149,17 @@ def test_the_table_says_what_was_measured(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "contest_people.json").read_text())["1"][0]["residual"][0] == 0.06
 
 
+def test_the_table_says_by_which_rule_the_verdicts_are(tmp_path: Path) -> None:
+    """From the results; those that were committed before rules were named are written again, with what is known of them."""
+    assert "\n\nVerdicts by rule 2.\n\n" in write_results(tmp_path, "people", {0: [entry("level", 0.02, rule=2)]})
+    some = {0: [entry("level", 0.02, rule=2), entry("npo", 0.3), entry("ssd", 0.4)]}
+    assert "Verdicts by rule 2. 2 of 3 results name no rule: they are of 27 November" in write_results(tmp_path, "people", some)
+    committed = Path(__file__).parents[2] / "benchmarks" / "results" / "contest_people.json"
+    old = write_results(tmp_path, *merged([committed]))
+    assert "The results name no rule: they were measured before audits asked in other ways" in old
+    assert "methods and audits shared them" in old
+
+
 def test_the_table_says_what_is_missing(tmp_path: Path) -> None:
     """Refusals with their reason, entries without a verdict or probes by name; one seed shows the intervals of its channels."""
     found = entry("level", 0.02)

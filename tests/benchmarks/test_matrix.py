@@ -150,6 +150,19 @@ def test_results_and_page(tmp_path: Path) -> None:
     assert page.read_text() == filled
 
 
+def test_results_say_by_which_rule_their_verdicts_are(tmp_path: Path) -> None:
+    """From the cells; committed results of before rule 2 say what that means, those of the next days that they do not say it."""
+    results = results_of(Place(tmp_path, CI, "full"), "people", [cell.model_copy(update={"rule": 2}) for cell in cells()])
+    assert results.rules() == "Verdicts by rule 2."
+    assert "\n\nVerdicts by rule 2.\n\n" in results.write(tmp_path).read_text()
+    mixed = Results(results.about, [make_cell("none"), *results.cells[1:]])
+    assert mixed.rules() == f"Verdicts by rule 2. 1 of {len(mixed.cells)} results name no rule."
+    old = Path(__file__).parents[2] / "benchmarks" / "results" / "matrix_people_full.json"
+    assert "they were measured before audits asked in other ways" in Results.read([old]).write(tmp_path / "old").read_text()
+    later = Results({**results.about, "created": "2026-11-26T20:00:00+00:00"}, cells())
+    assert later.rules() == "The results name no rule."
+
+
 def test_a_table_that_the_page_has_no_place_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
