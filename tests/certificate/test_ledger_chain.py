@@ -14,7 +14,8 @@ from unlearn.requests.ledger.ledger import Ledger, NewRequest
 from unlearn.requests.ledger.recipients import Planned, add_recipients, note_recipient
 from verify import InputError, IntegrityError
 from verify.auditing.looks import look_at
-from verify.certificate.ledger_chain import GENESIS, chain
+from verify.certificate.ledger_chain import GENESIS, LedgerEvent, chain
+from verify.certificate.ledger_facts import _data
 from verify.certificate.opened_audits import not_made, opening
 from verify.schema.evidence import Evidence
 from verify.schema.judged_by import ControlsAccount
@@ -198,6 +199,38 @@ def test_what_the_operator_signs_is_what_the_ledger_says(
         inner = inner[step]
     inner[place[-1]] = value
     assert said in broken(check(house, rewritten(house, tmp_path / "c.json", noting(record)), ledger=path))
+
+
+@pytest.mark.parametrize(
+    ("noted", "stated", "said"),
+    [
+        (["R-1", "R-2"], ["R-2", "R-1"], None),
+        (["R-1"], ["R-1"], None),
+        (["R-1"], ["R-2"], "are not those of its plan"),
+        (["R-1"], ["R-1", "R-2"], "are not those of its plan"),
+        (["R-1", "R-2"], None, "are not those of its plan"),
+        (None, ["R-2"], None),
+        (None, None, None),
+        (None, [], "fewer records"),
+    ],
+)
+def test_a_model_learned_from_the_requests_of_its_plan(noted: list[str] | None, stated: list[str] | None, said: str | None) -> None:
+    """Two people with one record each, of whom a model knew one, or both: named is whose data it was, not only how many records.
+    Earlier plans named nobody."""
+    places = [{"file": "people.jsonl", "digest": "d" * 64, "records": 1}]
+    model = {"weights": "a" * 64, "records": len(noted or ["R-1"]), **({} if noted is None else {"requests": noted})}
+    events = [
+        LedgerEvent(name, "matched", "", {"places": places, "records": [{"record": name * 8}]}, "") for name in ("R-1", "R-2")
+    ]
+    events.append(LedgerEvent("R-1", "planned", "", {"models": [model]}, ""))
+    record = {
+        "requests": [{"id": "R-1"}, {"id": "R-2"}],
+        "data": [places[0] | {"records": 2}],
+        "records": model["records"],
+        "models": [{"before": "a" * 64, "requests": stated}],
+    }
+    found = list(_data(record, events))
+    assert (found == []) if said is None else (said in found[0])
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from unittest import mock
 
 import pytest
 from ledger_walks import MODELS, walk
+from plans import MODEL
 from training_rows import make_rows
 
 from unlearn import TrainingOptions, finetune
@@ -270,7 +271,7 @@ def test_the_record_tells_persons_apart(ledger: Ledger) -> None:
     both = [ledger.request(name) for name in (one, other)]
     assert [facts_of(request).removed for request in both] == [{"log": 3}, {"log": 1}]
     assert [facts_of(request).near_left for request in both] == [1, 0]
-    held = SimpleNamespace(models=[SimpleNamespace(weights="a" * 64, records=("2" * 32,))])
+    held = SimpleNamespace(models=[MODEL.model_copy(update={"weights": "a" * 64, "records": ("2" * 32,)})])
     assert _learned_from(both, held, "a" * 64) == (other,)  # type: ignore[arg-type]
     copy = {"place": "a", "kind": "log", "reason": "b"}
     assert [_residual(entry).requests for entry in (copy, {**copy, "requests": [one]})] == [None, (one,)]

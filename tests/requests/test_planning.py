@@ -175,8 +175,9 @@ def test_a_withdrawn_request_stops_its_batch(model_dir: Path, data: Path, tmp_pa
     key, chosen = RecordKey.load(), choices(tmp_path, data)
     (plan,) = (found := draft(ledger, [first, second], chosen, key)).plans
     note(ledger, found, chosen.output)
-    digest = str((ledger.request(first.id).latest("planned") or {})["plan"])
-    assert Plan.load(chosen.output / plan.batch, digest) == plan
+    planned = ledger.request(first.id).latest("planned") or {}
+    assert Plan.load(chosen.output / plan.batch, str(planned["plan"])) == plan
+    assert planned["models"][0]["requests"] == list(plan.requests), "whose data the model knew"
     ledger.advance(second.id, "withdrawn")
     # `plan` alone takes up only what was never planned: the message must name the others.
     with pytest.raises(InputError, match=f"no longer belong together.* --ids {first.id} "):
@@ -185,6 +186,7 @@ def test_a_withdrawn_request_stops_its_batch(model_dir: Path, data: Path, tmp_pa
     assert again.requests == (first.id,)
     assert set(again.models[0].records) < set(plan.models[0].records)
     note(ledger, found, chosen.output)
+    assert "requests" not in (ledger.request(first.id).latest("planned") or {})["models"][0]
     data.write_text("".join(json.dumps(row) + "\n" for row in ROWS if row["subject_id"] != "lee"))
     with pytest.raises(InputError, match="no longer in the training files"):
         run_batch(ledger, chosen.output, first.id, key)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from unlearn.requests.batch_folder import model_folder
+from unlearn.requests.grouping import matched_records
 from unlearn.requests.ledger.ledger import Ledger
 from unlearn.requests.ledger.recipients import recipients_of, states_nobody
 from unlearn.requests.ledger.request import Request, Step
@@ -141,9 +142,8 @@ def _replaced(requests: Sequence[Request], folder: Path, plan: Plan, made: dict[
 
 def _learned_from(requests: Sequence[Request], plan: Plan, weights: str) -> tuple[str, ...]:
     """Return the ids of the requests whose records a model in service was trained on."""
-    held = {name for model in plan.models if model.weights == weights for name in model.records}
-    matched = {request.id: (request.latest("matched") or {"records": []})["records"] for request in requests}
-    return tuple(name for name, records in matched.items() if any(entry["record"] in held for entry in records))
+    model = next(model for model in plan.models if model.weights == weights)
+    return model.learned_from(matched_records(requests))
 
 
 def _audited(folder: Path, made: dict[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,12 @@ def known_from_ledger(request: Request) -> Known:
     return Known(request, records, [DataPlace(**place) for place in matched["places"]])
 
 
+def matched_records(requests: Sequence[Request]) -> dict[str, frozenset[str]]:
+    """Return the keyed hashes of the records that each request was matched with, by the ledger."""
+    matched = {request.id: (request.latest("matched") or {"records": ()})["records"] for request in requests}
+    return {name: frozenset(entry["record"] for entry in records) for name, records in matched.items()}
+
+
 def in_batches(known: Sequence[Known], held: Mapping[str, frozenset[str]], window: int) -> list[list[Known]]:
     """Group requests that share models and have close deadlines; the most urgent group comes first.
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from unlearn.requests.audit_numbers import left_by
 from unlearn.requests.awaited_audits import awaited_facts
+from unlearn.requests.grouping import matched_records
 from unlearn.requests.ledger.ledger import Ledger
 from unlearn.requests.ledger.request import Request
 from unlearn.requests.ledger.roles import OPERATOR
@@ -30,7 +31,8 @@ def note(ledger: Ledger, draft: Draft, output: Path) -> None:
     for plan in draft.plans:
         digest, left = plan.save(output / plan.batch), left_by(ledger, plan.requests, output)
         awaited = awaited_facts(draft.audits.get(plan.batch, ()))
-        ledger.advance_all(plan.requests, "planned", **plan.facts(digest), **left, **awaited)
+        matched = matched_records([ledger.request(name) for name in plan.requests])
+        ledger.advance_all(plan.requests, "planned", **plan.facts(digest, matched), **left, **awaited)
 
 
 def _note_match(ledger: Ledger, entry: Matched) -> None:

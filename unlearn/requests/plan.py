@@ -4,7 +4,7 @@ Everything that `run` needs is in one file, whose digest is in the ledger, so th
 keyed hashes; their texts stay in the training files and are read from there.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal, Self, cast
@@ -79,6 +79,14 @@ class PlannedModel(Frozen):
     def name(self) -> str:
         """Return the name of its folder."""
         return Path(self.folder).name
+
+    def learned_from(self, matched: Mapping[str, Collection[str]]) -> tuple[str, ...]:
+        """Return the ids of the requests whose records the model was trained on.
+
+        Args:
+            matched: request id -> keyed hashes of the records that it was matched with.
+        """
+        return tuple(request for request, names in matched.items() if not set(self.records).isdisjoint(names))
 
     @model_serializer(mode="wrap")
     def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -175,8 +183,14 @@ class Plan(Frozen):
             field, _ = invalid_field(error, cls)
             raise InputError(f"{path} is a plan of another version ({field}). Run `unlearn request plan` again.") from None
 
-    def facts(self, digest: str) -> Mapping[str, Any]:
-        """Return what the ledger records of the plan."""
+    def facts(self, digest: str, matched: Mapping[str, Collection[str]] | None = None) -> Mapping[str, Any]:
+        """Return what the ledger records of the plan.
+
+        Args:
+            digest: of its file.
+            matched: request id -> keyed hashes of the records that it was matched with; needed where several are answered
+                together, so that `check --ledger` can say whose data a model had learned.
+        """
         return {
             "batch": self.batch,
             "plan": digest,
@@ -192,6 +206,7 @@ class Plan(Frozen):
                     "shown": model.shown,
                     **({} if model.proof is None else {"proof": model.proof.said}),
                     **({} if model.level_table is None else {"level_table": True}),
+                    **({"requests": list(model.learned_from(matched))} if matched and len(self.requests) > 1 else {}),
                 }
                 for model in self.models
             ],

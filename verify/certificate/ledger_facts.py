@@ -176,12 +176,30 @@ def _data(record: Mapping[str, Any], events: Sequence[LedgerEvent]) -> Iterator[
     counts = [model["records"] for model in planned]
     if counts and not max(counts) <= record["records"] <= sum(counts):
         yield "the number of removed records is not that of the plan"
-    learned = {model["before"]: model["requests"] for model in record["models"] if model.get("requests") is not None}
+    stated = {model["before"]: model.get("requests") for model in record["models"]}
     for model in planned:
-        named = [matched.get(request, {"records": ()})["records"] for request in learned.get(model["weights"], ())]
-        found = {entry["record"] for records in named for entry in records}
-        if model["weights"] in learned and len(found) < model["records"]:
-            yield f"the ledger matched fewer records to the requests of model {model['weights'][:16]} than its plan removes from it"
+        yield from _learned(model, stated.get(model["weights"]), matched)
+
+
+def _learned(planned: Mapping[str, Any], stated: Sequence[str] | None, matched: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Yield where a model is said to have learned from the records of other requests than its plan removed them for.
+
+    Plans of one request, and those of earlier versions, name no requests. Then what the ledger matched to those that are stated
+    has to be enough for the number of records that the plan removes, and that is all that can be compared.
+
+    Args:
+        planned: what the ledger recorded of the model when it was planned.
+        stated: ids of the requests by the deletion record; None where it names none.
+        matched: request -> what the ledger recorded of its records.
+    """
+    model = planned["weights"][:16]
+    if "requests" in planned:
+        if sorted(stated or ()) != sorted(planned["requests"]):
+            yield f"the requests whose data model {model} is said to have learned are not those of its plan"
+        return
+    records = {entry["record"] for request in stated or () for entry in matched.get(request, {"records": ()})["records"]}
+    if stated is not None and len(records) < planned["records"]:
+        yield f"the ledger matched fewer records to the requests of model {model} than its plan removes from it"
 
 
 def _registrations(pairs: Mapping[str, Pair], events: Sequence[LedgerEvent]) -> Iterator[str]:

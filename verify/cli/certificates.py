@@ -2,9 +2,12 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
+
+if TYPE_CHECKING:
+    from verify.certificate.attachments import Finding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +145,11 @@ class Check:
     """A transparency log's entry of one of its statements, from `log-entry`; checked offline."""
     log_key: Path | None = None
     """The public key (PEM) of the transparency log that you trust."""
+    letter: tuple[Path, ...] = ()
+    """Letters of reply (.html or .txt); each must say what the signed deletion record says, but for the blanks, which the sender
+    fills in."""
+    templates: Path | None = None
+    """With --letter: the sender's folder of letter templates; the default is $UNLEARN_VERIFY_LETTERS, else ours."""
 
     def run(self) -> int:
         """Check and print one line per finding."""
@@ -165,16 +173,34 @@ class Check:
             bundle=self.bundle,
             log_key=self.log_key,
         )
-        for finding in checked.findings:
+        findings = [*checked.findings, *self._letters(checked.holds)]
+        for finding in findings:
             # A certificate is untrusted input: control characters in its texts must not reach the terminal.
             print(visible(f"{'holds' if finding.holds else 'FAILS'}  {finding.what}: {finding.detail}"))  # noqa: T201
-        if checked.holds:
+        if holds := all(finding.holds for finding in findings):
             several = len({*checked.phrases, *checked.reexecutions}) > 1
             said = [("re-execution", weights, claim.phrase) for weights, claim in checked.reexecutions.items()]
             said += [("verdict", weights, phrase) for weights, phrase in checked.phrases.items()]
             for kind, weights, phrase in said:
                 print(visible(f"{kind}: {phrase}{f' (weights {weights[:16]})' if several else ''}"))  # noqa: T201
-        return 0 if checked.holds else 1
+        return 0 if holds else 1
+
+    def _letters(self, holds: bool) -> "list[Finding]":
+        """Compare the letters with the certificate, where that holds."""
+        from verify.certificate.attachments import Finding
+        from verify.errors import InputError
+
+        if self.templates is not None and not self.letter:
+            raise InputError("--templates are those of a letter. Name the letter with --letter.")
+        if not holds:
+            return [
+                Finding(f"letter {path}", False, "it was not compared, as the certificate does not hold") for path in self.letter
+            ]
+        if not self.letter:
+            return []
+        from verify.report.letter_check import letter_finding
+
+        return [letter_finding(path, self.certificate, self.templates) for path in self.letter]
 
 
 @dataclasses.dataclass(frozen=True)
