@@ -1,6 +1,8 @@
 """Registration: what was decided cannot be changed after looking."""
 
 import json
+from contextlib import nullcontext
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +130,14 @@ def test_damaged_registration(tmp_path: Path, content: bytes) -> None:
         Registration.load(path)
     with pytest.raises(InputError, match="cannot be read"):
         Registration.load(tmp_path / "absent.json")
+
+
+@pytest.mark.parametrize(("minutes", "holds"), [(-1, True), (0, True), (60, True), (61, False)])
+def test_hosts_that_share_a_registration_may_disagree_by_an_hour(registered: Path, minutes: int, holds: bool) -> None:
+    """The clock of whoever registered may be ahead of that of whoever audits, as between the steps of a ledger."""
+    found = Registration.load(registered)
+    with nullcontext() if holds else pytest.raises(InputError, match="Set the clock"):
+        found.require_past(datetime.fromisoformat(found.created) - timedelta(minutes=minutes))
 
 
 @pytest.mark.parametrize("created", ["2999-01-01T00:00:00+00:00", "yesterday", "2026-11-20T09:00:00"])

@@ -8,11 +8,12 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from certificates import FORGET, broken, certified, check, edit_payload, edited, proof_of, rewritten
+from certificates import FORGET, broken, certified, check, edit_payload, edited, proof_of, record_about, rewritten
 
 from verify import InputError, IntegrityError
 from verify.certificate.check import Trusted, check_certificate
@@ -308,6 +309,27 @@ def test_a_registration_comes_first(house: dict[str, Path], tmp_path: Path, crea
 
     found = broken(check(house, rewritten(house, tmp_path / "c.json", change)))
     assert found == "" if said is None else said in found
+
+
+@pytest.mark.parametrize(("minutes", "said"), [(-1, None), (59, None), (60, None), (61, "after the unlearning began")])
+def test_the_clocks_of_registration_and_unlearning_may_disagree(
+    house: dict[str, Path], tmp_path: Path, minutes: int, said: str | None
+) -> None:
+    """By an hour, as those of a request's steps; then the finding says by how much they do, and calls nothing older by a clock that
+    says otherwise."""
+    record = record_about(house)
+    began = next(event.at for event in record.requests[0].events if event.state == "unlearning")
+    created = (datetime.fromisoformat(began) + timedelta(minutes=minutes)).isoformat()
+
+    def change(statements: list[Any]) -> None:
+        put(*EVIDENCE, "registration", to={"digest": "1" * 64, "created": created})(statements)
+        put(*RECORD, "registration", to="1" * 64)(statements)
+
+    checked = check(house, rewritten(house, tmp_path / "c.json", change))
+    assert said in broken(checked) if said else checked.holds, broken(checked)
+    details = [finding.detail for finding in checked.findings if finding.what.startswith("registration of the audit")]
+    assert (f"{minutes} minutes after what it came before" in details[0]) == (0 < minutes <= 60)
+    assert ("before the audit and before the unlearning" in details[0]) == (minutes < 0)
 
 
 def test_a_removed_statement_is_named(house: dict[str, Path], tmp_path: Path) -> None:

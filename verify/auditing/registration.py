@@ -20,7 +20,7 @@ from verify.errors import InputError
 from verify.io.documents import Frozen, invalid_field
 from verify.io.files import write_text
 from verify.io.strict_json import NotStrictError, parse_json
-from verify.schema.inputs import Registered
+from verify.schema.inputs import CLOCKS, Registered
 from verify.schema.judged_by import TABLE_RULES
 from verify.schema.parts import Digest, RecordHash, SetRole
 from verify.schema.settings import Settings
@@ -157,13 +157,13 @@ class Registration(Frozen):
         )
 
     def require_past(self, now: datetime) -> None:
-        """Check that the registration is not dated after `now`.
+        """Check that the registration is not dated after `now`, but for the clocks of several hosts.
 
         Raises:
-            InputError: its date is invalid, in the future, or has no time zone.
+            InputError: its date is invalid, over an hour in the future, or has no time zone.
         """
         try:
-            ahead = datetime.fromisoformat(self.created) > now
+            ahead = datetime.fromisoformat(self.created) - now > CLOCKS
         except (TypeError, ValueError):
             raise InputError(
                 f"the registration's date {self.created!r} is not a date. Give the file that `register` wrote."

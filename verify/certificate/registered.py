@@ -8,14 +8,16 @@ somebody else's (`verify.certificate.timestamps`) shows that a document existed 
 import json
 import re
 from collections.abc import Iterator, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
+from math import ceil
 from typing import Any
 
 from verify.certificate.attachments import Finding, Pair
 from verify.certificate.read_statements import deletion_record_of, evidence_of, moment_of
-from verify.schema.inputs import Registered
+from verify.schema.inputs import CLOCKS, Registered
 
 WHAT = "registration"
+MINUTE = timedelta(minutes=1)
 HEAD = re.compile("[0-9a-f]{64}")
 
 
@@ -57,7 +59,10 @@ def _registered(pair: Pair) -> Registered | None:
 
 
 def _times(weights: str, registered: Registered | None, pair: Pair, record: Mapping[str, Any]) -> Iterator[Finding]:
-    """Check that an audit was registered before it was made, and before the unlearning began."""
+    """Check that an audit was registered before it was made, and before the unlearning began, but for the clocks of several hosts.
+
+    Where the ledger is at hand, its chain and not a clock shows that the registration came before the unlearning.
+    """
     evidence = evidence_of(pair["auditor"])
     what = f"{WHAT} of the audit of {weights[:16]}"
     if registered is None:
@@ -67,15 +72,17 @@ def _times(weights: str, registered: Registered | None, pair: Pair, record: Mapp
     began = _unlearned(record)
     if created is None:
         yield Finding(what, False, "it bears no date")
-    elif audited is not None and created > audited:
+    elif audited is not None and created - audited > CLOCKS:
         yield Finding(what, False, f"it is of {registered.created}, after the audit, which is of {evidence['created']}")
-    elif began is not None and created > began:
+    elif began is not None and created - began > CLOCKS:
         yield Finding(what, False, f"it is of {registered.created}, after the unlearning began, on {began.isoformat()}")
     else:
         after = " and before the unlearning" if began is not None else ""
-        yield Finding(
-            what, True, f"{registered.digest[:16]}, of {registered.created}: before the audit{after}, by the signers' clocks"
-        )
+        late = max(created - other for other in (audited, began, created) if other is not None)
+        order = f"before the audit{after}, by the signers' clocks"
+        if late:
+            order = f"{ceil(late / MINUTE)} minutes after what it came before, by clocks of the signers, which may lie 60 apart"
+        yield Finding(what, True, f"{registered.digest[:16]}, of {registered.created}: {order}")
 
 
 def _unlearned(record: Mapping[str, Any]) -> datetime | None:

@@ -14,16 +14,13 @@ from verify.certificate.attachments import Finding, Pair
 from verify.certificate.read_statements import deletion_record_of, dependencies_of, evidence_of, moment_of, sets_of
 from verify.errors import InputError
 from verify.schema.deletion_record import DeletionRecord
+from verify.schema.inputs import CLOCKS
 
 RECORD = "deletion record"
 HOLIDAYS = 14
 """Days by which a deadline at most moves because it falls on weekends and public holidays."""
 LONGEST = {"gdpr": (31 + HOLIDAYS, 92 + HOLIDAYS), "ccpa": (45, 90), "drop": (45, 0)}
 """Days from receipt to the last day to answer, at most, without and with an extension; DROP has none."""
-CLOCKS = timedelta(hours=1)
-"""Time by which a step may lie before an earlier one. The ledger's chain, not the clock, certifies their order: each step bears the
-time of the host that recorded it, and hosts that share a ledger may disagree, or correct their clocks. The ledger does not move a
-time up to that of the step before: one clock that runs ahead would then date all later steps."""
 EARLIEST_DAY = timezone(timedelta(hours=14))
 """Time zone in which a day begins first. The day of receipt is the operator's at intake, in a time zone that no statement names."""
 
@@ -119,6 +116,8 @@ def _steps(facts: Mapping[str, Any]) -> Iterator[str]:
     times = [moment for event in facts["events"] if (moment := moment_of(event["at"])) is not None]
     if len(times) < len(states):
         yield "a step of it bears no date"
+    # The ledger's chain, not the clock, certifies their order: each step bears the time of the host that recorded it. The ledger
+    # does not move a time up to that of the step before: one clock that runs ahead would then date all later steps.
     if any(latest - moment > CLOCKS for latest, moment in zip(accumulate(times, max), times, strict=True)):
         yield "its steps are not in the order of their dates"
     yield from _deadlines(facts)

@@ -1,5 +1,6 @@
 """What an audit was given, as its evidence describes it: models, sets, registration, rewordings, and checks of references."""
 
+from datetime import timedelta
 from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
@@ -7,6 +8,10 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from verify.io.documents import Frozen
 from verify.schema.differences import ReferenceDifference
 from verify.schema.parts import Digest, ModelRole, RecordHash, SetRole
+
+CLOCKS = timedelta(hours=1)
+"""Time by which the clocks of hosts that work for the same signers may lie apart, so that what was written later bears an earlier
+time."""
 
 
 class AuditedModel(Frozen):
