@@ -15,6 +15,7 @@ from new_processes import NewProcess
 import unlearn.cli.main
 import unlearn.pool.model
 from unlearn import Level, TrainingOptions, finetune, forget
+from unlearn.cli.level_table import LevelTableFlags
 from unlearn.pool.members import controls_of
 from unlearn.pool.model import PoolFolder, require_same_words, require_start
 from unlearn.pool.repetition import repetition_of
@@ -262,7 +263,8 @@ def test_an_adapter_is_repeated_as_an_adapter(tmp_path: Path, model_dir: Path) -
 
 
 def test_stages_are_repeated_in_their_order(tmp_path: Path, model_dir: Path) -> None:
-    """A model that was trained on one file and then on another gets a pool that is: a person is left out of both stages."""
+    """A model that was trained on one file and then on another gets a pool that is: a person is left out of both stages. Its base
+    is that of the first; who names the model in between is told so, and the command, which is given that one, makes the table."""
     first, second = rows(PEOPLE[:8]), rows(PEOPLE[4:], prefix="again-")
     for row in second:
         row["subject_id"] = row["subject_id"].removeprefix("again-")
@@ -274,7 +276,11 @@ def test_stages_are_repeated_in_their_order(tmp_path: Path, model_dir: Path) -> 
     others = tmp_path / "others.jsonl"
     others.write_text("".join(json.dumps(row) + "\n" for row in rows(["Else1", "Else2", "Else3", "Else4"])))
     finetune(str(tmp_path / "one"), str(tmp_path / "second.jsonl"), **given)
-    table, key = make_level_table(tmp_path / "two", models=4, holdout=others), RecordKey.load()
+    with pytest.raises(InputError, match=rf"one, given as base.*all 2 trainings.*Leave the base out, or give {model_dir}"):
+        make_level_table(tmp_path / "two", models=4, holdout=others, base=tmp_path / "one")
+    flags = LevelTableFlags(level_table=4, holdout=others)
+    table = flags.make(tmp_path / "two", str(tmp_path / "one"), str(tmp_path / "second.jsonl"), None)
+    key = RecordKey.load()
     assert (table.header.rows, table.design.subjects) == (8 * (8 + 12 + 4), 16)
     records = parse_records([*first, *second], Fields(), "both")
     unseen = ~np.isnan(table.losses([key.of(record.fingerprint) for record in records], "exact text"))

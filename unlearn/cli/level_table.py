@@ -48,13 +48,16 @@ class LevelTableFlags:
     def make(self, model_dir: Path, model: str, data: str, fields: Any) -> "LevelTable":
         """Make the table of a finished model."""
         from unlearn.pool.table import make_level_table
+        from verify.provenance.training_history import history_of
 
+        history = history_of(model_dir)
+        first = history is None or len(history.logged) == 1  # else the pool repeats the training of `model` as well
         return make_level_table(
             model_dir,
             models=self.level_table,
             share=self.level_table_share,
             data=data,
-            base=model,
+            base=model if first else None,
             holdout=self.holdout,
             fields=fields,
             rewordings=self.rewordings,

@@ -92,7 +92,8 @@ def repetition_of(folder: Path, data: str | Path | None, fields: Fields | None, 
         folder: the finished original.
         data: its training records; None takes the file that its manifest names.
         fields: their columns, which must be those of the training where it read a file; None takes these.
-        base: the model that its training started from; None takes the one that its manifest names.
+        base: the model that its training started from, the first one where a log says that it was trained several times; None
+            takes the one that its manifest names.
 
     Raises:
         InputError: the training cannot be repeated; the message says why, and what to do.
@@ -117,6 +118,7 @@ def repetition_of(folder: Path, data: str | Path | None, fields: Fields | None, 
         _require_repeatable(stage)
     first = stages[0]
     named = (first.inputs.get("models") or {}).get("model")
+    _require_first(folder, stages, base, named)
     start = base or named
     if start is None:
         raise InputError(f"the manifest of {first.folder} does not name the model that its training started from. Give its folder.")
@@ -137,6 +139,22 @@ def repetition_of(folder: Path, data: str | Path | None, fields: Fields | None, 
         stages=(*(_trained_stage(stage, None, None) for stage in stages[:-1]), _trained_stage(stages[-1], data, fields)),
         tokens=sum(tokens) if len(tokens) == len(counts) else None,
     )
+
+
+def _require_first(folder: Path, stages: Sequence[Stage], base: str | None, named: str | None) -> None:
+    """Refuse as base what an earlier logged training made: the pool repeats that one, too, as it may have seen the same people."""
+    if base is None or not Path(base).is_dir():
+        return
+    given = history_of(base)
+    weights = None if given is None else given.weights
+    later = [stage for stage in stages[1:] if stage.start is not None and stage.start == weights]
+    if later or any(Path(base).resolve() == stage.folder.resolve() for stage in stages[:-1]):
+        remedy = "Give that model's folder as base" if named is None else f"Leave the base out, or give {named}"
+        raise InputError(
+            f"{base}, given as base of the pool of {folder}, was trained itself, by the log in it. A pool repeats all "
+            f"{len(stages)} trainings without the people whom a model leaves out, and the first of them, that of "
+            f"{stages[0].folder}, started from another model. {remedy}."
+        )
 
 
 def _require_repeatable(stage: Stage) -> None:

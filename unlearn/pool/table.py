@@ -54,7 +54,8 @@ def make_level_table(
         models: number of models to train, M. Each leaves out a part of the subjects and takes as long as its records.
         share: share of the models that leave out each subject, phi: 1/2 or 1/4.
         data: the training records; the default is the file that the model's manifest names.
-        base: the model that the training started from; the default is the one that the manifest names.
+        base: the model that the training started from, the first one where it was trained in several stages that have logs; the
+            default is the one that the manifest names.
         holdout: records of other people that no model was trained on, where the training held out none (`holdout_share`). They are
             split by subject, half for the unlearning method and half for the audit.
         fields: the columns of the records; the default is those of the training, and no others are taken.
