@@ -12,6 +12,7 @@ from verify.auditing.registration import Registration
 from verify.certificate.check import check_certificate
 from verify.certificate.statements import load_public_key
 from verify.errors import InputError, RunError
+from verify.judging.table_gates import BY_LEVEL
 from verify.schema.evidence import SECOND_RULE, Evidence
 from verify.schema.settings import Settings
 
@@ -44,6 +45,24 @@ def test_the_rule_of_a_level_table_decides_the_numbers(tmp_path: Path) -> None:
         recompute(tmp_path)
     said = "Not checked: whether the model treats hard controls as it treats easy ones; rule 3, by which this audit was made"
     assert said in summary(Evidence.load(old / "evidence.json"))
+
+
+def test_rule_3_with_the_numbers_of_a_development_version_is_called_that(tmp_path: Path) -> None:
+    """It says rule 3 and has the check by level of rule 4: nothing computes it again, and it is refused for what it is; evidence
+    that was merely edited is refused as edited."""
+    content = json.loads((OLD / "by_table" / "evidence.json").read_text())
+    shutil.copy(OLD / "by_table" / "scores.parquet", tmp_path)
+    content["tests"][3]["quantities"][3]["value"] = 0.5
+    (tmp_path / "evidence.json").write_text(json.dumps(content))
+    with pytest.raises(RunError, match="One of the two files was changed"):
+        recompute(tmp_path)
+    unseen = next(gate for gate in content["gates"] if gate["name"] == "controls unseen")
+    unseen["reason"] += (
+        f"{BY_LEVEL} 0.010 nats per token (exact text, p = 0.4; 0.050 are allowed whatever p, and any within chance)."
+    )
+    (tmp_path / "evidence.json").write_text(json.dumps(content))
+    with pytest.raises(RunError, match="A development version of 27 November 2026"):
+        recompute(tmp_path)
 
 
 def test_old_certificates_hold() -> None:

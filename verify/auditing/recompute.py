@@ -5,6 +5,7 @@ from typing import Any
 
 from verify.errors import InputError, RunError
 from verify.judging.protocol import Aside, judge
+from verify.judging.table_gates import BY_LEVEL
 from verify.schema.evidence import Evidence
 from verify.scores.table import ScoreTable, audited_sets
 
@@ -49,6 +50,12 @@ def recompute(folder: str | Path) -> Evidence:
         raise InputError(f"{folder}: the scores do not fit the evidence ({type(error).__name__}). Run the audit again.") from None
     again = evidence.model_copy(update={**dict(judged), "sets": audited_sets(table)})
     found = differences(evidence.model_dump(), again.model_dump())
+    if found and evidence.settings.rule == 3 and any(BY_LEVEL in gate.reason for gate in evidence.gates):
+        raise RunError(
+            f"{folder}: evidence.json names rule 3, and compares controls by level, which came with rule 4. A development version "
+            "of 27 November 2026 (09:20 to 12:12 UTC) wrote such files, or it was edited. No version computes the numbers of that "
+            "one again, so that nothing shows that they follow from scores.parquet; run the audit again."
+        )
     if found:
         more = f" and {len(found) - 5} more" if len(found) > 5 else ""
         if all(_field(place) in SENTENCES for place in found):

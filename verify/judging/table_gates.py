@@ -17,6 +17,8 @@ RECORD: tuple[Claim, ...] = ("record",)
 FEWEST_MODELS = 2
 """With one model that never saw a record, its chance is taken for the record's level."""
 
+BY_LEVEL = " By level, its difference from that model moves the records by"
+"""Begins the sentence on controls by level in the reason of the check "controls unseen", from rule 4 on."""
 LEVELS_UNCHECKED = (
     "Whether the model treats hard controls as it treats easy ones was not checked: that takes records of several people that the "
     "model before unlearning knows better than one that never saw them."
@@ -131,7 +133,7 @@ def unseen_controls_gate(check: ControlsCheck, noise: NoiseRatio, shapes: Sequen
     if shapes:
         worst = min(shapes, key=lambda shape: (shape.held, shape.p_value))
         reason += (
-            f" By level, its difference from that model moves the records by {worst.moved:.3f} nats per token ({worst.channel}, "
+            f"{BY_LEVEL} {worst.moved:.3f} nats per token ({worst.channel}, "
             f"p = {worst.p_value:.2g}; {worst.allowed:.3f} are allowed whatever p, and any within chance)."
         )
     elif shapes is not None:
