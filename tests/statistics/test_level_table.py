@@ -293,6 +293,14 @@ def test_copies_of_a_text_count_once() -> None:
     assert often.rejections.adjusted[0] == pytest.approx(min(31 * often.p_values[0], 1), rel=0.01)
 
 
+def test_the_record_test_keeps_its_level_with_the_smallest_table() -> None:
+    """One record and five control subjects of one: six variances are too few for a prior that counts as known, and the tail that
+    the controls' residuals give makes up for it. There is no gap, so that the margin is no help."""
+    world, rng = TableWorld(subjects=1, each=1, control_subjects=5, control_each=1, gap=0.01), np.random.default_rng(11)
+    found = [judged(*simulate_table(world, "honest", rng)).residual.record_test for _ in range(150)]
+    assert sum(float(test.rejections.adjusted.min()) <= 0.05 for test in found) <= 0.05 * len(found)
+
+
 def test_the_planted_rate_tells_strong_from_weak_memory() -> None:
     """One subject among ten is found where the gap is four nats, and is not where it is a tenth of one."""
     strong, weak = (

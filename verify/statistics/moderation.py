@@ -7,6 +7,9 @@ assessing differential expression in microarray experiments", sections 3 and 6.2
     s_i^2 | sigma_i^2 ~ sigma_i^2 chi^2_d / d,    1 / sigma_i^2 ~ chi^2_d0 / (d0 s0^2)
     v_i = (d0 s0^2 + d s_i^2) / (d0 + d),         with d0 + d degrees of freedom
 
+The prior is used as if it were known. From few variances it is not: six about a line exceed a level of 1 % in 2.4 %,
+forty in 1.3 %. `record_test` takes the largest p-value of this and of fitted tails.
+
 Where the variance follows something known of a record, such as how hard the record is, one prior for all shrinks the quiet records
 upwards and the noisy ones downwards. `moderated_along` lets the prior follow it, as the "intensity trend" of limma does (Ritchie et
 al. 2015, "limma powers differential expression analyses").
