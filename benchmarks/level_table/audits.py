@@ -17,7 +17,8 @@ from benchmarks.level_table.measure import Scored, file_of, read_scored
 from benchmarks.level_table.tables import Measured
 from benchmarks.level_table.trainings import Model, blocks_of
 from verify.statistics.channels import EXACT_TEXT, ChannelLosses
-from verify.statistics.level_table import TableLosses, judge_table
+from verify.statistics.level_contrast import TableLosses
+from verify.statistics.level_table import judge_table
 
 Array = NDArray[np.float64]
 Numbers = NDArray[np.intp]

@@ -15,9 +15,10 @@ from benchmarks.calibration.attacks.tilted import Shape, tilted
 from benchmarks.level_table.tables import Measured
 from verify.statistics.channels import EXACT_TEXT
 from verify.statistics.level_checks import controls_unseen
+from verify.statistics.level_contrast import TableLosses
 from verify.statistics.level_shape import control_shapes
 from verify.statistics.level_simulation import TableWorld, simulate_table
-from verify.statistics.level_table import TableLosses, judge_table
+from verify.statistics.level_table import judge_table
 
 MARGIN, ALPHA = 0.10, 0.05
 SHAPES: dict[Shape, str] = {

@@ -8,9 +8,10 @@ import pytest
 from benchmarks.calibration.attacks.tilted import Shape, tilted
 from verify.statistics.channels import EXACT_TEXT
 from verify.statistics.level_checks import controls_unseen
+from verify.statistics.level_contrast import TableLosses, calibrate
 from verify.statistics.level_shape import control_shapes
 from verify.statistics.level_simulation import TableWorld, simulate_table
-from verify.statistics.level_table import TableLosses, calibrate, judge_table
+from verify.statistics.level_table import judge_table
 
 SEED, WORLD = 7, TableWorld(subjects=20, control_subjects=30)
 

@@ -15,9 +15,10 @@ from verify.statistics.level_checks import (
     support,
     with_original,
 )
+from verify.statistics.level_contrast import TableLosses
 from verify.statistics.level_fit import control_side, fit, forget_side, model_effects
 from verify.statistics.level_simulation import TableWorld, Truth, simulate_table, table_rates
-from verify.statistics.level_table import TableLosses, TableVerdict, judge_table
+from verify.statistics.level_table import TableVerdict, judge_table
 from verify.statistics.subjects import subject_numbers
 
 SEED = 7

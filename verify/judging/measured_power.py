@@ -26,7 +26,7 @@ from verify.scores.table import EXACT_TEXT, ScoreBlock, ScoreTable
 from verify.statistics.estimate import Estimate
 from verify.statistics.honest_targets import Losses, Spread, honest_models, honest_table_target, table_spreads
 from verify.statistics.intervals import clopper_pearson
-from verify.statistics.level_table import TableLosses
+from verify.statistics.level_contrast import TableLosses
 from verify.statistics.subjects import subject_numbers
 
 Array = NDArray[np.float64]

@@ -40,8 +40,9 @@ from verify.statistics.level_checks import (
     support,
     with_original,
 )
+from verify.statistics.level_contrast import TableLosses
 from verify.statistics.level_shape import control_shapes
-from verify.statistics.level_table import TableLosses, TableVerdict, judge_table
+from verify.statistics.level_table import TableVerdict, judge_table
 from verify.statistics.lira import user_level
 from verify.statistics.smallest_margin import smallest_margin
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from verify.statistics.level_table import TableLosses, calibrate
+from verify.statistics.level_contrast import TableLosses, calibrate
 from verify.statistics.subjects import rank_within, subject_numbers
 
 Array = NDArray[np.float64]

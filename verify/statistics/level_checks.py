@@ -15,8 +15,9 @@ from scipy import stats
 from verify.statistics.channels import EXACT_TEXT
 from verify.statistics.estimate import Estimate
 from verify.statistics.intervals import clopper_pearson
+from verify.statistics.level_contrast import TableLosses
 from verify.statistics.level_fit import MIN_CONTROL_SUBJECTS, MIN_MODELS
-from verify.statistics.level_table import TableLosses, TableVerdict, judge_table
+from verify.statistics.level_table import TableVerdict, judge_table
 from verify.statistics.level_units import Unasked
 from verify.statistics.residual import Rule
 from verify.statistics.subjects import rank_within, subject_means, subject_numbers

@@ -22,8 +22,8 @@ from scipy import stats
 
 from verify.statistics.channels import EXACT_TEXT
 from verify.statistics.contrasts import MIN_GAP
+from verify.statistics.level_contrast import TableLosses, calibrate
 from verify.statistics.level_fit import Calibration
-from verify.statistics.level_table import TableLosses, calibrate
 from verify.statistics.two_samples import TINY
 
 Array = NDArray[np.float64]

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from verify.statistics.channels import EXACT_TEXT
 from verify.statistics.intervals import clopper_pearson
-from verify.statistics.level_table import TableLosses, TableVerdict, judge_table
+from verify.statistics.level_contrast import TableLosses
+from verify.statistics.level_table import TableVerdict, judge_table
 from verify.statistics.simulation import RuleRates
 
 Array = NDArray[np.float64]

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from verify.statistics.level_table import TableLosses, calibrate
+from verify.statistics.level_contrast import TableLosses, calibrate
 from verify.statistics.subjects import subject_means
 
 Array = NDArray[np.float64]
