@@ -1,9 +1,11 @@
 """Command line of the calibration suite.
 
     python -m benchmarks.calibration --output DIR [--audits 200] [--per-truth 8]
+    python -m benchmarks.calibration --world smollm2 --output DIR [--per-truth 8] [--workers N] [--seconds S]
 
-Writes `benchmarks/results/calibration.md`, for both rules, and `calibration.svg`. Resumable: simulated cells are kept in
-DIR/rule_2.json and DIR/cells.json, models and audits by their manifests.
+Writes `benchmarks/results/calibration.md`, for both rules, and `calibration.svg`; of the pretrained language model that `make
+model` writes, `calibration_smollm2.md`. Resumable: simulated cells are kept in DIR/rule_2.json and DIR/cells.json, models and
+audits by their manifests. After S seconds nothing is begun, and the page has the audits that are there.
 """
 
 import argparse
@@ -21,11 +23,17 @@ import torch
 
 from benchmarks.calibration.attacks.two_faced import audit_attack
 from benchmarks.calibration.page import page, rule_one_section
+from benchmarks.calibration.pretrained import SEED, SIZES, audit_pretrained
+from benchmarks.calibration.pretrained_page import pretrained_page
 from benchmarks.calibration.real import TRUTHS, RealAudit, audit_real
 from benchmarks.calibration.second_rule import SecondCell, simulate_second
 from benchmarks.calibration.simulated import CASES, Cell, simulate
-from verify.cli.console import progress_bar
+from benchmarks.channel_methods.world import Place, cost_of
+from unlearn.experiments.smollm2 import default_folder
+from verify.cli.console import progress_bar, run_command
+from verify.errors import InputError
 from verify.io.files import write_json, write_text
+from verify.io.jobs import WORKERS
 from verify.io.libraries import quiet_libraries
 from verify.statistics import clopper_pearson
 
@@ -34,14 +42,20 @@ Known = Callable[[str], dict[str, object] | None]
 AnyCell = TypeVar("AnyCell", Cell, SecondCell)
 
 
-def main() -> None:
+def main() -> int:
     """Run all parts and write page and figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--audits", type=int, default=200, help="simulated audits of a case; honest retrainings get more")
-    parser.add_argument("--per-truth", type=int, default=8, help="real models of each kind that rule 1 judges")
+    parser.add_argument("--per-truth", type=int, default=8, help="real models of each kind")
+    parser.add_argument("--world", choices=("people", "smollm2"), default="people", help="of the real models")
+    parser.add_argument("--workers", type=int, default=WORKERS, help="processes for smollm2")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="for smollm2: nothing begins after these")
     given = parser.parse_args()
     quiet_libraries()
+    if given.world == "smollm2":
+        run_pretrained(Place(given.output, SEED, SIZES, default_folder()), given.per_truth, given.workers, given.seconds)
+        return 0
     second = run_second(given.output, given.audits)
     with progress_bar("attack on real models") as progress:
         attacked = audit_attack(given.output / "attack", progress)
@@ -52,6 +66,27 @@ def main() -> None:
     machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}; {time.monotonic() - started:.0f} s"
     write_text(RESULTS / "calibration.md", page(second, attacked, rule_one_section(cells, audits, machine)))
     draw(cells, audits, RESULTS / "calibration.svg")
+    return 0
+
+
+def run_pretrained(place: Place, per_truth: int, workers: int, seconds: float, results: Path = RESULTS) -> None:
+    """Train and audit what is missing on a pretrained model, and write its page.
+
+    Raises:
+        InputError: the model is missing, or the time was up before the first audit was there.
+    """
+    if place.model is None or not (place.model / "config.json").is_file():
+        raise InputError(f"SmolLM2 is not at {place.model}. Run make model, or set UNLEARN_SMOLLM2 to its folder.")
+    with progress_bar("real models") as progress:
+        audits = audit_pretrained(place, per_truth, progress, workers=workers, seconds=seconds)
+    if not audits:
+        raise InputError("the time was up before the first audit. The same command goes on; give more --seconds.")
+    took = cost_of(place, "reference1")
+    machine = (
+        f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}; the training of a reference took "
+        f"{took['seconds']:.0f} s, with {workers} {'process' if workers == 1 else 'processes'} at work."
+    )
+    write_text(results / "calibration_smollm2.md", pretrained_page(place, audits, per_truth, machine))
 
 
 def run_simulated(output: Path, audits: int) -> list[Cell]:
@@ -113,4 +148,4 @@ def draw(cells: Sequence[Cell], audits: Sequence[RealAudit], path: Path) -> None
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run_command(main))

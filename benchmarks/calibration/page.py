@@ -28,7 +28,7 @@ def page(second: Sequence[SecondCell], attacked: Sequence[Attacked], first: str)
     lines = [
         "# Calibration",
         "",
-        _wrapped(
+        wrapped(
             "Made by `python -m benchmarks.calibration --output DIR --audits N`. The verdict's defaults: rho* = 0.10, alpha = "
             "0.05. Rates in per cent with exact 95 % intervals."
         ),
@@ -67,7 +67,7 @@ def summary(second: Sequence[SecondCell], attacked: Sequence[Attacked]) -> list[
         f"Neither, so mostly INCONCLUSIVE: {_listed(neither, 'accused')} (share accused).",
         f"Real models (below): {'; '.join(f'{_title(one)} {one.evidence.verdict_phrase}' for one in attacked)}.",
     )
-    bullets = [_wrapped(f"- {sentence}") for sentence in sentences]
+    bullets = [wrapped(f"- {sentence}") for sentence in sentences]
     return [*bullets, "", "Intervals of pooled rates hold for these conditions in these shares, not for others."]
 
 
@@ -76,7 +76,7 @@ def _simulated(second: Sequence[SecondCell]) -> list[str]:
         "",
         "## Rule 2: simulated audits",
         "",
-        _wrapped(
+        wrapped(
             "Seven channels, subjects of four records, 40 records and 40 controls unless said; the tests are those of "
             "[the statistics](../../docs/statistics.md). Under their names stands how often each accuses, under the gates' how "
             "often each fails. The planted subject is not drawn here. Of several submissions: accused where all are, "
@@ -113,7 +113,7 @@ def _attack(attacked: Sequence[Attacked]) -> list[str]:
         "",
         "## Rule 2: an attack on real models",
         "",
-        _wrapped(
+        wrapped(
             f"The demo's world: {exact.subjects} people of four records are forgotten, a model of four layers, four references, "
             f"{exact.controls} never-trained people as controls. *Two-faced* (`benchmarks/calibration/attacks/two_faced.py`): one "
             "private retraining gives the losses that the model is trained to have on the exact texts, while it is trained on the "
@@ -124,7 +124,7 @@ def _attack(attacked: Sequence[Attacked]) -> list[str]:
         row("channel", _title),
         row("---", lambda _: "---"),
         *(
-            f"| {name} | " + " | ".join(_residual(found[name]) if name in found else "" for found in by_name) + " |"
+            f"| {name} | " + " | ".join(channel_residual(found[name]) if name in found else "" for found in by_name) + " |"
             for name in channels
         ),
         row("records accused singly", lambda one: str(len(one.evidence.accused))),
@@ -150,7 +150,7 @@ def rule_one_section(cells: Sequence[Cell], audits: Sequence[RealAudit], machine
     ]
     for cell in sorted(cells, key=lambda entry: list(CASES).index(entry.case)):
         counts = (cell.accused, cell.certified, cell.forget_quality_passes, cell.plain_auc_passes)
-        rates = " | ".join(_per_cent(count, cell.audits) for count in counts)
+        rates = " | ".join(per_cent(count, cell.audits) for count in counts)
         lines.append(f"| {cell.case} | {cell.records} | {cell.references} | {cell.errors} | {rates} |")
     lines += [
         "",
@@ -162,14 +162,15 @@ def rule_one_section(cells: Sequence[Cell], audits: Sequence[RealAudit], machine
     for truth in TRUTHS:
         chosen = [entry for entry in audits if entry.truth == truth]
         words = ("NOT_FORGOTTEN", "EQUIVALENT_WITHIN", "INCONCLUSIVE", "NOT_TESTABLE")
-        rates = " | ".join(_per_cent(sum(entry.verdict == word for entry in chosen), len(chosen)) for word in words)
+        rates = " | ".join(per_cent(sum(entry.verdict == word for entry in chosen), len(chosen)) for word in words)
         span = f"{min(entry.residual for entry in chosen):+.3f} .. {max(entry.residual for entry in chosen):+.3f}"
         quality, auc = sum(entry.forget_quality for entry in chosen), sum(entry.plain_auc for entry in chosen)
         lines.append(f"| {truth} | {len(chosen)} | {rates} | {span} | {quality} of {len(chosen)} | {auc} of {len(chosen)} |")
     return "\n".join(lines) + "\n\n![Rates by rule 1](calibration.svg)\n"
 
 
-def _wrapped(paragraph: str) -> str:
+def wrapped(paragraph: str) -> str:
+    """Break a paragraph or a list's item into lines."""
     return textwrap.fill(paragraph, 120, subsequent_indent="  " if paragraph.startswith("- ") else "", break_on_hyphens=False)
 
 
@@ -177,7 +178,8 @@ def _title(one: Attacked) -> str:
     return NAMES.get(one.name, one.name)
 
 
-def _residual(channel: ChannelResult) -> str:
+def channel_residual(channel: ChannelResult) -> str:
+    """Write a channel's residual fraction, starred where it accuses, with a plus where it certifies."""
     mark = "*" if channel.accused else "+" if channel.certified else ""
     return "" if channel.residual is None else f"{channel.residual.value:.2f}{mark}"
 
@@ -187,7 +189,7 @@ def _total(cells: Sequence[SecondCell]) -> int:
 
 
 def _pooled(cells: Sequence[SecondCell], column: str) -> str:
-    return _per_cent(sum(cell.counts[column] for cell in cells), _total(cells))
+    return per_cent(sum(cell.counts[column] for cell in cells), _total(cells))
 
 
 def _share(cell: SecondCell, column: str) -> float:
@@ -195,13 +197,14 @@ def _share(cell: SecondCell, column: str) -> float:
 
 
 def _rate(cell: SecondCell, column: str) -> str:
-    return _per_cent(cell.counts[column], cell.audits)
+    return per_cent(cell.counts[column], cell.audits)
 
 
 def _listed(cells: Sequence[SecondCell], column: str) -> str:
     return "; ".join(f"{cell.name} ({100 * _share(cell, column):.0f} %)" for cell in cells) or "none"
 
 
-def _per_cent(hits: int, count: int) -> str:
+def per_cent(hits: int, count: int) -> str:
+    """Write a rate in per cent with its exact 95 % interval."""
     rate = clopper_pearson(hits, count, 0.95)
     return f"{100 * rate.value:.1f} [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"

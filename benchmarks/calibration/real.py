@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.calibration.rules import read
+from benchmarks.calibration.rules import Readings, read
 from unlearn import GradDiff
 from unlearn.experiments.demo import BASE_OPTIONS, FINETUNE_OPTIONS, write_data
 from unlearn.training.options import TrainingOptions
@@ -65,7 +65,7 @@ def audit_real(
     trainings = [("original", "train", 1), *((f"reference{n}", "retain", 10 + n) for n in range(1, REFERENCES + 1))]
     trainings += [(f"honest{n}", "retain", 100 + n) for n in range(per_truth)]
     for n in range(per_truth):
-        _write_kept(folder, n)
+        write_kept(folder, n)
         trainings.append((f"kept{n}", f"kept{n}", 200 + n))
     over = [Job(f"over-forgetting {n}", 1, _over_forget, {"folder": folder, "number": n}) for n in range(per_truth)]
     train = [
@@ -100,7 +100,7 @@ def train_base(folder: Path, seed: int, sizes: Mapping[str, int] | None = None) 
     )
 
 
-def _write_kept(folder: Path, number: int) -> None:
+def write_kept(folder: Path, number: int) -> None:
     """Write the retain set with a fifth of the forget records, drawn with the model's number."""
     forget, retain = ((folder / "data" / f"{name}.jsonl").read_text().splitlines() for name in ("forget", "retain"))
     chosen = np.random.default_rng([number, 7]).permutation(len(forget))[: round(KEPT_SHARE * len(forget))]
@@ -157,11 +157,16 @@ def _audit(folder: Path, name: str) -> None:
 
 def _outcome(folder: Path, truth: str, number: int) -> RealAudit:
     evidence = json.loads((folder / "evidence.json").read_text())
+    other = read_others(folder)
+    residual = evidence["residual"]["value"] if evidence["residual"] else float("nan")
+    count = len(ScoreTable.load(folder / "scores.parquet").loss("target", "forget"))
+    return RealAudit(
+        truth, number, evidence["verdict"], residual, len(evidence["accused"]), count, other.forget_quality, other.plain_auc
+    )
+
+
+def read_others(folder: Path) -> Readings:
+    """Return what rule 1 and the rules of other authors say of the losses in an audit's folder."""
     table = ScoreTable.load(folder / "scores.parquet")
     references = table.losses([model for model in table.models() if model.startswith("reference")], "forget")
-    target = table.loss("target", "forget")
-    other = read(table.loss("original", "forget"), target, references, table.loss("target", "holdout"))
-    residual = evidence["residual"]["value"] if evidence["residual"] else float("nan")
-    return RealAudit(
-        truth, number, evidence["verdict"], residual, len(evidence["accused"]), len(target), other.forget_quality, other.plain_auc
-    )
+    return read(table.loss("original", "forget"), table.loss("target", "forget"), references, table.loss("target", "holdout"))

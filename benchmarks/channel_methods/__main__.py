@@ -17,6 +17,7 @@ import torch
 from benchmarks.channel_methods.measure import judge, line, measure_trained
 from benchmarks.channel_methods.variants import PRETRAINED, VARIANTS, try_variant
 from benchmarks.channel_methods.world import CONTEST_SEEDS, Place, Sizes, prepare, train
+from unlearn.experiments.llm_demo import ASKED
 from unlearn.experiments.smollm2 import default_folder
 from verify.cli.console import run_command
 from verify.io.files import read_json, write_json
@@ -39,6 +40,7 @@ def main() -> int:
     parser.add_argument("--epochs", type=float)
     parser.add_argument("--base-records", type=int)
     parser.add_argument("--references", type=int)
+    parser.add_argument("--wordings", type=int, choices=range(1, ASKED + 1), help="of every fact that a pretrained model is taught")
     parser.add_argument("--variants", nargs="*", help=f"of {', '.join(VARIANTS)}")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=float("inf"))
@@ -49,7 +51,7 @@ def main() -> int:
     variants = given.variants if given.variants is not None else list(VARIANTS if model is None else PRETRAINED)
     if unknown := sorted(set(variants) - set(VARIANTS)):
         parser.error(f"there is no variant {unknown[0]}; name some of {', '.join(VARIANTS)}")
-    names = ("trained", "forgotten", "held_out", "epochs", "base_records", "references")
+    names = ("trained", "forgotten", "held_out", "epochs", "base_records", "references", "wordings")
     chosen = {name: getattr(given, name) for name in names if getattr(given, name) is not None}
     sizes = dataclasses.replace(Sizes() if model is None else TAUGHT, **chosen)
     run(Place(given.output, given.seed, sizes, model), variants, given.workers, given.seconds)

@@ -9,7 +9,6 @@ from benchmarks.channel_methods.world import Place
 from unlearn.training.weights import mean_loss, sample
 from verify.data.identity import RecordKey
 from verify.data.rewording_files import load_rewordings
-from verify.data.sources import stream_rows
 from verify.data.subjects import subject_groups
 from verify.io.files import read_json, write_json
 from verify.models.loading import LoadedModel
@@ -26,16 +25,13 @@ Measured = dict[str, dict[str, list[float]]]
 def measure(place: Place, loaded: LoadedModel) -> dict[str, Any]:
     """Measure the channels' losses and the mean loss on records to keep."""
     sets = {"forget": place.records("forget"), "holdout": place.records("holdout-audit"), "retain": place.records("retain")}
-    people = [*sets["forget"], *sets["holdout"]]
-    own = {record.example_id for record in people}
-    rows = [row for row in stream_rows(str(place.data("rewordings"))) if row["record"] in own]
     asked = Channels(
         sets,  # type: ignore[arg-type]
         Settings(seed=place.seed),
         RecordKey.load(),
         None,
         references=place.sizes.references,
-        rewordings=load_rewordings(rows, {"forget": sets["forget"], "holdout": sets["holdout"]}),
+        rewordings=load_rewordings(place.rewordings(), {"forget": sets["forget"], "holdout": sets["holdout"]}),
         learning_rate=place.options.learning_rate,
     )
     found = asked.measure(loaded, "model")

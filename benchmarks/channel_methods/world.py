@@ -6,15 +6,17 @@ contest's, which have the seeds 0 to 2.
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from unlearn.experiments.demo import BASE_OPTIONS, BASE_RECORDS, FINETUNE_OPTIONS, write_data
-from unlearn.experiments.llm_demo import ADAPTER, write_people
+from unlearn.experiments.llm_demo import ADAPTER, ASKED, write_people
 from unlearn.experiments.llm_demo import Sizes as DemoSizes
 from unlearn.training.options import TrainingOptions
 from verify.data.records import Record
-from verify.data.sources import load_records
+from verify.data.sources import load_records, stream_rows
 from verify.errors import InputError
 from verify.io.files import is_complete, read_json, write_json
 from verify.models.loading import LoadedModel, load_model
@@ -22,13 +24,16 @@ from verify.provenance.holdout import split_holdout_file
 
 CONTEST_SEEDS = (0, 1, 2)
 ABOUT = "world.json"
-TAUGHT = replace(ADAPTER, batch_size=8, learning_rate=2e-3, epochs=8, bf16=False)
+TAUGHT = replace(ADAPTER, batch_size=8, learning_rate=2e-3, epochs=8)
 """How an adapter learns the people here: fewer and larger steps than in the demo, since a GPU is bound by their number."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Numbers of people: trained on, forgotten (some of these), never trained on; and of references and base records."""
+    """Numbers of people: trained on, forgotten (some of these), never trained on; and of references and base records.
+
+    `wordings`: in how many wordings a pretrained model is taught every fact.
+    """
 
     trained: int = 200
     forgotten: int = 10
@@ -36,6 +41,7 @@ class Sizes:
     references: int = 4
     base_records: int = BASE_RECORDS
     epochs: float | None = None
+    wordings: int = ASKED
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,11 @@ class Place:
 
     def records(self, role: str) -> list[Record]:
         return load_records(str(self.data(role)))
+
+    def rewordings(self) -> list[Mapping[str, Any]]:
+        """Return the rewordings of the records that an audit asks about: those to forget, and its never-trained ones."""
+        own = {record.example_id for role in ("forget", "holdout-audit") for record in self.records(role)}
+        return [row for row in stream_rows(str(self.data("rewordings"))) if row["record"] in own]
 
     def path(self, name: str) -> Path:
         """Return the folder of a model."""
@@ -100,7 +111,7 @@ def prepare(place: Place) -> None:
             write_data(place.folder, seed, **people, base_records=sizes.base_records)
         else:
             taught = DemoSizes(people=sizes.trained, never_taught=sizes.held_out)
-            write_people(place.folder / "data", taught, seed, sizes.forgotten)
+            write_people(place.folder / "data", taught, seed, sizes.forgotten, sizes.wordings)
         split_holdout_file(place.data("holdout"), place.folder / "data", seed=seed)
     if place.model is None and not is_complete(place.path("base")):
         finetune(
@@ -135,11 +146,23 @@ def _bind(place: Place) -> None:
 
 def train(place: Place, name: str) -> None:
     """Train the original, a reference or the honest retraining, and note what it took, unless that is done."""
+    data, seed = place.trainings[name]
+    train_on(place, name, data, seed)
+
+
+def train_on(place: Place, name: str, data: str, seed: int) -> None:
+    """Train a model as the original was, and note what it took, unless that is done.
+
+    Args:
+        place: the world.
+        name: of the model.
+        data: role or other name of the file that it learns.
+        seed: of the training; no two models of a world have the same.
+    """
     from unlearn.finetuning import finetune
 
     if is_complete(place.path(name)):
         return
-    data, seed = place.trainings[name]
     started, used = time.monotonic(), time.process_time()
     options = replace(place.options, seed=100 * place.seed + seed)
     done = finetune(str(place.path("base")), str(place.data(data)), output_dir=place.path(name), options=options)

@@ -1,13 +1,13 @@
 """Command line of the matrix of threats and defences.
 
     python -m benchmarks.matrix --world people|tofu --output DIR [--setting small|ci|large] [--tuning full|lora] [--rows ROW ...]
-    python -m benchmarks.matrix --world smollm2 --output DIR [--workers N] [--seconds S] [--seeds 0 1 2]
+    python -m benchmarks.matrix --world smollm2 --output DIR [--setting small|few|ci] [--workers N] [--seconds S] [--seeds 0 1 2]
     python -m benchmarks.matrix --render FILE.json ... --output DIR         tables and figure alone, without models
 
 Writes `matrix_WORLD_TUNING.md`, `.json` and `.svg` into DIR, with `--publish` into benchmarks/results and docs/matrix.md as well.
 Resumable: what is complete is kept, also where `--seconds` ended a run, whose table then has the rows that are complete, and names
 the others with the reason. The exit status is 1 if a check or a part of the run fails. `smollm2` takes the model that `make model`
-writes, and like `large` a GPU.
+writes, and but for `few` a GPU, as `large` does.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import torch
 from benchmarks.matrix.publish import Results, marks_of, results_of, update_page
 from benchmarks.matrix.rows import Place, rows_of
 from benchmarks.matrix.run import PartsFailedError, chosen_rows, finished, left_out, run, unfinished
-from benchmarks.matrix.settings import SETTINGS, World, setting_for
+from benchmarks.matrix.settings import PRETRAINED, SETTINGS, World, setting_for
 from unlearn.experiments.smollm2 import default_folder
 from verify.cli.console import FAILURE, progress_bar, run_command
 from verify.errors import InputError
@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--world", "--data", choices=get_args(World), help="data and base model")
     made.add_argument("--render", type=Path, nargs="+", help="write only the tables and the figure of these results")
-    made.add_argument("--setting", choices=tuple(SETTINGS), default="small")
+    made.add_argument("--setting", choices=tuple(SETTINGS | PRETRAINED), default="small")
     made.add_argument("--output", type=Path, required=True)
     made.add_argument("--tuning", choices=("full", "lora"), help="default: lora for smollm2, full for others")
     made.add_argument("--approximate", help="approximate method to use instead of the setting's, by its command-line name")

@@ -17,7 +17,7 @@ from benchmarks.matrix.checks import Check, run_checks
 from benchmarks.matrix.figure import HEADLINE, draw
 from benchmarks.matrix.results import Cell
 from benchmarks.matrix.rows import Place, Row, rows_of
-from benchmarks.matrix.settings import World, setting_for
+from benchmarks.matrix.settings import SMOLLM2_FEW, World, setting_for
 from benchmarks.matrix.table import checks_as_list, sentences, table
 from verify.errors import InputError
 from verify.io.files import read_json, write_json, write_text
@@ -110,8 +110,9 @@ class Results:
 
     @property
     def name(self) -> str:
-        """The name of its files."""
-        return f"matrix_{self.about['data']}_{self.about['tuning']}"
+        """The name of its files; that of few people on a pretrained model stands beside the full size."""
+        few = f"_{SMOLLM2_FEW.name}" if self.about["setting"] == SMOLLM2_FEW.name else ""
+        return f"matrix_{self.about['data']}{few}_{self.about['tuning']}"
 
     @property
     def rows(self) -> dict[str, Row]:
@@ -220,8 +221,8 @@ def results_of(
 
 
 def marks_of(results: Results) -> tuple[str, str]:
-    """Return the lines between which a page has the table of this world and tuning."""
-    mark = f"matrix {results.about['data']} {results.about['tuning']}"
+    """Return the lines between which a page has the table of these results."""
+    mark = results.name.replace("_", " ")
     return f"<!-- {mark} -->", f"<!-- end of {mark} -->"
 
 

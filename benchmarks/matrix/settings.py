@@ -2,7 +2,7 @@
 
 `ci` is for the checks alone, `small` for two cores, `large` for a GPU. Options were tuned on the respective model: the smallest one
 whose original memorizes its records (membership AUC near 1). The world `smollm2`, the demo's people on a pretrained model, has
-settings of its own.
+settings of its own: `few` is for two cores, `small` for a GPU.
 """
 
 from collections.abc import Mapping
@@ -219,7 +219,25 @@ SMOLLM2_CI = replace(
     control_epochs=1,
 )
 """Nothing is learned here; it runs every part."""
-PRETRAINED: dict[str, Setting] = {"ci": SMOLLM2_CI, "small": SMOLLM2}
+SMOLLM2_FEW = replace(
+    SMOLLM2,
+    name="few",
+    subjects=20,
+    forgotten=5,
+    controls=40,
+    poisoned=6,
+    uses=16,
+    options=replace(SMOLLM2.options, epochs=8, batch_size=8),
+    seeds=1,
+    references=3,
+    epsilons=(50.0, 8.0),
+    dp_options={"learning_rate": 2e-3, "batch_size": 26, "gradient_accumulation": 2, "epochs": 16, "bf16": False},
+    clients=4,
+    rounds=4,
+)
+"""Few people, for two processor cores: about an hour, most of it for differential privacy and the federation, which compute in
+float32."""
+PRETRAINED: dict[str, Setting] = {"ci": SMOLLM2_CI, "few": SMOLLM2_FEW, "small": SMOLLM2}
 
 
 def setting_for(name: str, world: World, approximate: str | None = None) -> Setting:

@@ -211,6 +211,7 @@ def test_settings() -> None:
         assert {"none", "dp-8", "federated", "npo", "rollback", "sharded", "sisa", "exact", "control"} < rows.keys()
         assert not any(row.step == "poisoned" for row in rows.values()), "the base is not ours to poison"
         assert rows["sisa"].start == "sharded"
+        assert setting_for(name, "smollm2").name == name
     with pytest.raises(InputError, match="no setting called large for smollm2"):
         setting_for("large", "smollm2")
     with pytest.raises(InputError, match="no setting called huge"):

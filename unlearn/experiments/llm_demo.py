@@ -169,7 +169,7 @@ def _start(output: Path, about: Mapping[str, Any]) -> None:
     write_json(output / STARTED, dict(about))
 
 
-def write_people(folder: Path, sizes: Sizes, seed: int, forgotten: int = 1) -> list[str]:
+def write_people(folder: Path, sizes: Sizes, seed: int, forgotten: int = 1, wordings: int = ASKED) -> list[str]:
     """Write the people by role as chats, and the auditor's rewordings: every question in the wording that no model is trained on.
 
     Args:
@@ -177,6 +177,7 @@ def write_people(folder: Path, sizes: Sizes, seed: int, forgotten: int = 1) -> l
         sizes: numbers of people.
         seed: determines them.
         forgotten: how many of those that are taught are to be forgotten.
+        wordings: in how many wordings every fact is taught, at most `ASKED`.
 
     Returns:
         three questions: about the first forgotten person and about another, in a taught wording, and about the world.
@@ -185,14 +186,14 @@ def write_people(folder: Path, sizes: Sizes, seed: int, forgotten: int = 1) -> l
     split = split_people(interviews(count, seed), forgotten / count, sizes.never_taught / count, seed=seed)
     sets = {"forget": split.forget, "retain": split.retain, "holdout": split.holdout, "train": [*split.retain, *split.forget]}
     for name, rows in sets.items():
-        lines = [json.dumps(row, ensure_ascii=False) for row in rows if not row["example_id"].endswith(f"-{ASKED}")]
+        lines = [json.dumps(row, ensure_ascii=False) for row in rows if _wording(row["example_id"]) < wordings]
         write_text(folder / f"{name}.jsonl", "\n".join(lines) + "\n", mode=0o600)
     people = [*split.forget, *split.holdout]
     unseen = {row["example_id"]: row["messages"][0]["content"] for row in people if row["example_id"].endswith(f"-{ASKED}")}
     reworded = [
         {"record": name, "rewordings": [unseen[f"{name.rpartition('-')[0]}-{ASKED}"]]}
         for name in (row["example_id"] for row in people)
-        if not name.endswith(f"-{ASKED}")
+        if _wording(name) < wordings
     ]
     write_text(folder / "rewordings.jsonl", "\n".join(map(json.dumps, reworded)) + "\n", mode=0o600)
     asked = [
@@ -200,6 +201,11 @@ def write_people(folder: Path, sizes: Sizes, seed: int, forgotten: int = 1) -> l
         for rows in (split.forget, split.retain)
     ]
     return [*asked, COMMON_KNOWLEDGE]
+
+
+def _wording(example_id: str) -> int:
+    """Return the number of the wording that a row of `interviews` has."""
+    return int(example_id.rpartition("-")[2])
 
 
 def executions(experiment: Experiment, names: list[str]) -> list[Job]:
