@@ -17,15 +17,16 @@ from pathlib import Path
 from deletion_world import ASKING, MARGIN, rows
 
 from unlearn.requests import attempt, auditing
-from unlearn.requests.attestation import CERTIFICATE
+from unlearn.requests.certifying import CERTIFICATE
 from unlearn.requests.choices import Choices
-from unlearn.requests.close import Cleaning, ClosingDocuments, close_request, purge_batch
+from unlearn.requests.close import ClosingDocuments, close_request
 from unlearn.requests.copies_left import Left
 from unlearn.requests.ledger.ledger import Ledger, NewRequest
 from unlearn.requests.letters import LETTERS, REPORT
 from unlearn.requests.noting import note
 from unlearn.requests.pipeline import RUNNING, run_batch
 from unlearn.requests.planning import draft
+from unlearn.requests.purging import Cleaning, purge_batch
 from verify.certificate.check import check_certificate
 from verify.certificate.statements import load_public_key, make_key
 from verify.data.identity import RecordKey

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from certificates import broken, check, record_about, rewritten
 
-from unlearn.requests.attestation import facts_of
 from unlearn.requests.ledger.ledger import Ledger, NewRequest
 from unlearn.requests.ledger.recipients import Planned, add_recipients, note_recipient
+from unlearn.requests.request_facts import facts_of
 from verify import InputError, IntegrityError
 from verify.auditing.looks import look_at
 from verify.certificate.ledger_chain import GENESIS, LedgerEvent, chain

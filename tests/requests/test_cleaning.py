@@ -14,7 +14,7 @@ from training_rows import make_rows
 
 from unlearn import TrainingOptions, finetune
 from unlearn.purge.residue import CannotCleanError
-from unlearn.requests.attestation import _learned_from, _residual, facts_of
+from unlearn.requests.attestation import _learned_from, _residual
 from unlearn.requests.choices import Choices
 from unlearn.requests.cleanup import clean
 from unlearn.requests.copies_left import HASHED, IN_FILE, IN_SERVICE, Left, carried_over, read_reasons
@@ -23,6 +23,7 @@ from unlearn.requests.ledger.ledger import Ledger, NewRequest
 from unlearn.requests.noting import note
 from unlearn.requests.plan import Plan
 from unlearn.requests.planning import draft
+from unlearn.requests.request_facts import facts_of
 from unlearn.scan.lineage import affected_models
 from verify.data.identity import RecordKey, plainly, telling_parts
 from verify.data.sources import load_records

@@ -21,17 +21,18 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from plans import MODEL
 from score_tables import simulated_table
 
-from unlearn.requests import acceptance, close, judging, pipeline
+from unlearn.requests import acceptance, close, judging, pipeline, purging
 from unlearn.requests.audit_numbers import NextAudits, left_by, noting_scores, opened_by, opened_once_noted, require_planned_levels
 from unlearn.requests.awaited_audits import awaited_facts
 from unlearn.requests.batch_folder import CACHE, attempt_folder
 from unlearn.requests.batch_state import PLANNABLE
-from unlearn.requests.close import Cleaning, close_request, purge_batch
+from unlearn.requests.close import close_request
 from unlearn.requests.copies_left import Left
 from unlearn.requests.judging import Finding
 from unlearn.requests.ledger.ledger import Ledger, NewRequest, Request
 from unlearn.requests.pipeline import run_batch
 from unlearn.requests.plan import Plan, PlannedModel
+from unlearn.requests.purging import Cleaning, purge_batch
 from unlearn.requests.training_sets import TrainingSets
 from verify import InputError, RunError
 from verify.certificate.opened_audits import opening
@@ -85,10 +86,10 @@ class LifeOfDeletions(RuleBasedStateMachine):
                 "deployed",
                 lambda _, model: {"name": model.name, "before": model.weights, "after": "c" * 64, "verdict": self.verdict},
             ),
-            (close, "suppress", lambda *_: 0),
+            (purging, "suppress", lambda *_: 0),
             (close, "write_documents", lambda *_: []),
             (close, "_require_evidence", lambda *_: None),
-            (close, "clean", lambda *_, **__: Left(tuple(self.copies), {})),
+            (purging, "clean", lambda *_, **__: Left(tuple(self.copies), {})),
             (close, "_record_of", lambda *_: None),
             (Ledger, "advance_all", self.advancing(Ledger.advance_all)),
         ]

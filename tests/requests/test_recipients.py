@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from unlearn.cli.request_text import listed, recipients, still_open
-from unlearn.requests.attestation import facts_of
 from unlearn.requests.close import close_request
 from unlearn.requests.ledger.deadlines import today
 from unlearn.requests.ledger.ledger import Ledger, NewRequest, Request
@@ -22,6 +21,7 @@ from unlearn.requests.ledger.recipients import (
     read_recipients,
     state_nobody,
 )
+from unlearn.requests.request_facts import facts_of
 from verify import InputError
 from verify.schema.deletion_record import DeletionRecord, RequestFacts
 

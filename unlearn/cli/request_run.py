@@ -108,8 +108,8 @@ class Cleanup:
 
     def how(self) -> Any:
         """Return the flags as options of the cleanup."""
-        from unlearn.requests.close import Cleaning
         from unlearn.requests.copies_left import read_reasons
+        from unlearn.requests.purging import Cleaning
         from verify.io.files import read_json
 
         return Cleaning(self.remove, self.rewrite_data, None if self.reasons is None else read_reasons(read_json(self.reasons)))
@@ -141,8 +141,8 @@ class RunCommand:
     def run(self) -> int:
         """Run the batch; exit status 0 if the deletion is verified and cleaned up, else 11."""
         from unlearn.cli.request_text import history
-        from unlearn.requests.close import purge_batch
         from unlearn.requests.pipeline import run_batch
+        from unlearn.requests.purging import purge_batch
         from verify.cli.flags import EXIT_STATUS
         from verify.data.identity import RecordKey
 
@@ -217,8 +217,9 @@ class Close:
     def run(self) -> int:
         """Clean up once more if the batch was deployed, close it, and print the paths of the documents."""
         from unlearn.cli.request_text import still_open
-        from unlearn.requests.attestation import CERTIFICATE
-        from unlearn.requests.close import ClosingDocuments, close_request, purge_batch, require_usable
+        from unlearn.requests.certifying import CERTIFICATE
+        from unlearn.requests.close import ClosingDocuments, close_request, require_usable
+        from unlearn.requests.purging import purge_batch
         from verify.data.identity import RecordKey
         from verify.errors import InputError
 

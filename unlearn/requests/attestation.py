@@ -1,44 +1,35 @@
-"""Attestation of a closed batch: the operator's deletion record and the certificate that signs it.
+"""Attestation of a closed batch: the operator's deletion record, which the certificate signs (`unlearn.requests.certifying`).
 
 All content is read from the ledger, the plan, and the manifests of models and audits; nothing depends on the memory of a run.
 """
 
 import platform
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from unlearn.requests.batch_folder import model_folder
 from unlearn.requests.grouping import matched_records
 from unlearn.requests.ledger.ledger import Ledger
-from unlearn.requests.ledger.recipients import recipients_of, states_nobody
-from unlearn.requests.ledger.request import Request, Step
-from unlearn.requests.plan import Plan, PlannedModel
+from unlearn.requests.ledger.request import Request
+from unlearn.requests.plan import Plan
 from unlearn.requests.registering import REGISTRATION
-from unlearn.requests.robustness_check import stored_for
+from unlearn.requests.request_facts import facts_of
 from verify.auditing.registration import Registration
-from verify.certificate.signing import Statement, load_signer, sign
-from verify.certificate.statements import auditor_statements, operator_statement, write_certificate
 from verify.errors import IntegrityError
-from verify.io.files import MANIFEST, file_digest, read_json, verify_manifest, write_json
+from verify.io.files import MANIFEST, file_digest, read_json
 from verify.schema.deletion_record import (
     EXACT_REBUILD,
     DeletionRecord,
-    Event,
-    Outcome,
     ReexecutedModel,
     ReplacedModel,
-    RequestFacts,
     ResidualCopy,
 )
 from verify.schema.evidence import Evidence
 
 RECORD = "deletion.json"
-CERTIFICATE = "certificate.json"
-DRAFT = "provenance.json"
 PACKAGES = ("unlearn-verify", "torch", "transformers", "peft", "accelerate", "numpy", "scipy")
 
 # Limits of the deletion itself; the limits of an audit are in its evidence.
@@ -72,42 +63,6 @@ def deletion_record(ledger: Ledger, requests: Sequence[Request], folder: Path, p
         environment={"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         limits=(*(_not_by_audit(model) for model in models if model.basis == EXACT_REBUILD), *LIMITS) if models else (),
     )
-
-
-def facts_of(request: Request) -> RequestFacts:
-    """Return the facts about a request that go into the record and the letters."""
-    last = request.deadlines
-    refused = next((step for step in reversed(request.steps) if step.state in ("denied", "exempt", "not_found", "withdrawn")), None)
-    outcome, recipients = request.outcome or "open", recipients_of(request)
-    return RequestFacts(
-        id=request.id,
-        received=date.fromisoformat(request.first["received"]),
-        regime=request.first["regime"],
-        confirm_by=last.confirm,
-        answer_by=last.answer,
-        extended_to=None if request.extension is None else last.extended,
-        source=request.first["source"],
-        identifiers=len(request.subjects),
-        outcome=cast(Outcome, outcome),
-        reason=None if refused is None or outcome == "deleted" else refused.details.get("reason"),
-        events=tuple(Event(state=step.state, at=_local_time(step)) for step in request.steps),
-        language=request.language,
-        records=_deleted_records(request) if outcome == "deleted" else None,
-        recipients=recipients,
-        nobody=True if recipients and states_nobody(request) else None,
-        removed=_removed_for(request) if outcome == "deleted" else None,
-        near_left=(request.latest("matched") or {}).get("near_duplicates_left") if outcome == "deleted" else None,
-    )
-
-
-def _deleted_records(request: Request) -> int:
-    """Return the number of rows about the person, in all training files, that the deletion was about."""
-    return sum(int(place["records"]) for place in (request.latest("matched") or {"places": []})["places"])
-
-
-def _local_time(step: Step) -> str:
-    """Return the time of a step in the local time zone, in which deadlines are counted."""
-    return datetime.fromisoformat(step.at).astimezone().isoformat()
 
 
 def _residual(copy: Mapping[str, Any]) -> ResidualCopy:
@@ -229,15 +184,6 @@ def _removed(request: Request) -> dict[str, int]:
     return found
 
 
-def _removed_for(request: Request) -> dict[str, int] | None:
-    """Return how many removed copies of each kind held this person's data; None where the ledger does not tell persons apart."""
-    counted = [step.details["removed_for"] for step in request.steps if "removed_for" in step.details]
-    found: Counter[str] = Counter()
-    for counts in counted:
-        found.update(counts.get(request.id, {}))
-    return dict(found) if counted else None
-
-
 def _retired(request: Request) -> tuple[str, ...]:
     return tuple(dict.fromkeys(digest for step in request.steps for digest in step.details.get("retired", ())))
 
@@ -253,50 +199,3 @@ def _version(name: str) -> str:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return "not installed"
-
-
-def certify(
-    record: DeletionRecord, folder: Path, plan: Plan, made: Sequence[dict[str, Any]], operator: Path, auditor: Path
-) -> Path:
-    """Sign what was done and what was found for every model of the batch, unless the certificate exists.
-
-    Args:
-        record: the batch's deletion record.
-        folder: the batch's folder.
-        plan: the batch's plan.
-        made: the ledger's entries of the deployed models.
-        operator: the operator's private key.
-        auditor: the auditor's private key; may be the same.
-
-    Raises:
-        InputError: a key cannot be used.
-        IntegrityError: a model or audit does not match its manifest, or a proof is not the one in the ledger.
-    """
-    path = folder / CERTIFICATE
-    if path.exists():
-        return path
-    about = record.model_dump(mode="json", by_alias=True)
-    envelopes = []
-    for entry in made:
-        model = next(model for model in plan.models if model.weights == entry["before"])
-        envelopes.append(sign(_provenance(folder, plan, model, entry, about), load_signer(operator)))
-        audit = None if entry.get("audit") is None else folder / entry["audit"]
-        found = auditor_statements(audit, stored_for(folder, entry), proof_of(folder, entry))
-        envelopes += [sign(statement, load_signer(auditor)) for statement in found]
-    write_certificate(path, envelopes)
-    return path
-
-
-def draft_provenance(folder: Path, plan: Plan, model: PlannedModel, made: Path) -> None:
-    """Store the provenance of new weights while the old ones, whose manifest it needs, still exist."""
-    write_json(model_folder(folder, plan, model) / DRAFT, operator_statement(made, model.folder))
-
-
-def _provenance(folder: Path, plan: Plan, model: PlannedModel, made: dict[str, Any], about: dict[str, Any]) -> Statement:
-    """Return the operator's statement, from the stored draft if the old weights are gone."""
-    if (Path(model.folder) / MANIFEST).is_file():
-        return operator_statement(folder / made["folder"], model.folder, about=about)
-    verify_manifest(folder / made["folder"], "model")
-    statement: Statement = read_json(model_folder(folder, plan, model) / DRAFT)
-    statement["predicate"]["runDetails"]["metadata"]["request"] = about
-    return statement

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from unlearn.requests.attestation import facts_of
 from unlearn.requests.batch_folder import audit_folder
 from unlearn.requests.batch_state import PLANNABLE, attempt_of, planned_in
 from unlearn.requests.ledger.ledger import Ledger
@@ -12,6 +11,7 @@ from unlearn.requests.ledger.request import Request
 from unlearn.requests.ledger.states import State
 from unlearn.requests.plan import Plan, PlannedModel
 from unlearn.requests.reexecution import Proofs
+from unlearn.requests.request_facts import facts_of
 from unlearn.requests.training_sets import TrainingSets, removed_before, training_sets
 from verify.auditing.pinned_references import digests_of
 from verify.data.identity import RecordKey

@@ -1,29 +1,26 @@
-"""Clean up after a deployed deletion, and close it with record, certificate, report and letters.
+"""Close a request with record, certificate, report and letters, once its cleanup is done (`unlearn.requests.purging`).
 
 A refused request closes with its reason alone. A deletion closes when every old model is retired and every remaining copy has a
 reason; then the record is written and signed, and the report and the letters are written beside it. After a crash, the same command
 completes what is missing.
 """
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unlearn.requests.attestation import CERTIFICATE, RECORD, certify, deletion_record, proof_of
+from unlearn.requests.attestation import RECORD, deletion_record, proof_of
 from unlearn.requests.batch import Notify
-from unlearn.requests.batch_folder import CACHE
 from unlearn.requests.batch_state import batch_of
-from unlearn.requests.cleanup import clean
-from unlearn.requests.copies_left import Left, carried_over, reasons_of
-from unlearn.requests.deleted_rows import suppress
+from unlearn.requests.certifying import CERTIFICATE, certify
 from unlearn.requests.ledger.ledger import Ledger
 from unlearn.requests.ledger.request import Request
 from unlearn.requests.ledger.states import NEXT, REFUSALS
 from unlearn.requests.letters import require_templates, write_letters, write_report
 from unlearn.requests.level_tables import carry, take_out
 from unlearn.requests.plan import Plan
+from unlearn.requests.purging import forget_statistics
 from unlearn.requests.robustness_check import match_to_models, store
 from verify.certificate.statements import load_signer
 from verify.certificate.timestamps import stamp_file
@@ -34,92 +31,8 @@ from verify.schema.deletion_record import DeletionRecord
 from verify.schema.evidence import Evidence
 from verify.schema.reexecution import Reexecution
 
-SHORTEST_DIGEST = 8
 HEAD = "ledger-head.json"
 HEAD_SCHEMA = "unlearn-verify/ledger-head/1"
-
-
-@dataclass(frozen=True)
-class Cleaning:
-    """Options of the cleanup; fields as in `unlearn.requests.cleanup.clean`."""
-
-    remove: bool = False
-    rewrite_data: bool = False
-    reasons: Mapping[str, str] | None = None
-
-
-def purge_batch(
-    ledger: Ledger, output: Path, request: str, key: RecordKey, suppression: Path, how: Cleaning, retired: Sequence[str] = ()
-) -> Left:
-    """Clean up after a deployed batch, and record it if nothing is left without a reason.
-
-    Args:
-        ledger: the request ledger.
-        output: folder of the batches.
-        request: id of any request of the batch.
-        key: the ledger's record key.
-        suppression: path of the list of data that must not be trained on again; created if missing.
-        how: what to remove, and reasons for what stays.
-        retired: weights that are now out of service, each by its digest (eight characters are enough) or its folder.
-
-    Raises:
-        InputError: the batch is not deployed, or a model named as retired was not replaced by it.
-    """
-    batch, digest = batch_of(ledger, request)
-    folder = output / batch
-    plan = Plan.load(folder, digest)
-    with alone_in(folder):
-        requests = [ledger.request(name) for name in plan.requests]
-        if {entry.state for entry in requests} - {"deployed", "purged"}:
-            raise InputError(f"{batch} is not deployed, so it cannot be cleaned up. Run `unlearn request run {request}` first.")
-        _forget_statistics(output, requests)
-        now_retired = _resolve(retired, plan)
-        suppress(plan, requests, suppression, key)
-        closing = bool(now_retired) or requests[0].state == "purged"
-        before = {weights for step in requests[0].steps for weights in step.details.get("retired", ())}
-        earlier = (requests[0].latest("purged") or {"residual": []})["residual"]
-        left = clean(
-            ledger,
-            folder,
-            plan,
-            key,
-            retired={*before, *now_retired},
-            remove=how.remove,
-            closing=closing,
-            rewrite_data=how.rewrite_data,
-            reasons={**reasons_of(earlier), **(how.reasons or {})},
-        )
-        left = carried_over(earlier, left, [*plan.roots, str(folder.parent)])
-        if not left.unexplained:
-            said = ("place", "kind", "reason", "requests")
-            residual = [{name: copy[name] for name in said if name in copy} for copy in left.residual]
-            facts = {"residual": residual, "removed": dict(left.removed), "retired": now_retired}
-            facts |= {"removed_for": dict(left.removed_for)} if len(requests) > 1 else {}
-            ledger.advance_all(plan.requests, "purged", batch=batch, plan=digest, **facts)
-    return left
-
-
-def _forget_statistics(output: Path, requests: Sequence[Request]) -> None:
-    """Remove statistics of single records, which only audits need, also those of plans that were replaced."""
-    for batch in {str(step.details["batch"]) for request in requests for step in request.steps if step.state == "planned"}:
-        shutil.rmtree(output / batch / CACHE, ignore_errors=True)
-
-
-def _resolve(retired: Sequence[str], plan: Plan) -> list[str]:
-    """Return the full digests of the weights that are named as retired."""
-    found = []
-    for given in retired:
-        path = str(Path(given).resolve())
-        matching = [
-            model.weights
-            for model in plan.models
-            if model.folder == path or (len(given) >= SHORTEST_DIGEST and model.weights.startswith(given))
-        ]
-        if len(matching) != 1:
-            named = ", ".join(f"{model.weights[:16]} ({model.name})" for model in plan.models)
-            raise InputError(f"--retired {given} does not name exactly one replaced model. Replaced were: {named}.")
-        found += matching
-    return found
 
 
 @dataclass(frozen=True)
@@ -277,7 +190,7 @@ def _close_refused(
 ) -> tuple[DeletionRecord, list[Path]]:
     if found.state != "closed":
         found = ledger.advance(found.id, "closed")
-    _forget_statistics(output, [found])
+    forget_statistics(output, [found])
     folder = output / found.id
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     record = _record_of(ledger, [found], folder, None)

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from unlearn.requests.attestation import draft_provenance
 from unlearn.requests.batch import Batch
 from unlearn.requests.batch_folder import attempt_folder, model_folder
+from unlearn.requests.certifying import draft_provenance
 from unlearn.requests.judging import Finding
 from unlearn.requests.plan import PlannedModel
 from unlearn.requests.proofs import COMMITMENT

@@ -7,8 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from unlearn.requests.attestation import CERTIFICATE, facts_of, proof_of
+from unlearn.requests.attestation import proof_of
+from unlearn.requests.certifying import CERTIFICATE
 from unlearn.requests.ledger.request import Request
+from unlearn.requests.request_facts import facts_of
 from unlearn.requests.robustness_check import stored_for
 from verify.certificate.check import read_claims
 from verify.certificate.reexecution import read_proof

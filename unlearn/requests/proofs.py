@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from unlearn.requests.attestation import facts_of
 from unlearn.requests.candidates import EXECUTABLE, FROM_LOG, proof_share
 from unlearn.requests.ledger.request import Request
 from unlearn.requests.plan import PlannedProof
+from unlearn.requests.request_facts import facts_of
 from unlearn.training.log import LOG_NAME, TrainingLog
 from verify.data.canaries import CANARIES_NAME
 from verify.errors import InputError

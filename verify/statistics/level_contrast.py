@@ -1,8 +1,8 @@
 """One channel of an audit by a level table: losses of records and controls, calibrated, and the contrast that tests are made of.
 
 A channel counts the records and controls that every model was asked about. The calibration (`level_fit`) says what the target and
-the original would lose on a record that they never saw. Their residuals against it are judged on the exact text (`level_table`) and,
-by their means, on every channel (`contrasts`).
+the original would lose on a record that they never saw. Their residuals against it are judged on the exact text (`level_table`)
+and, by their means, on every channel (`contrasts`).
 """
 
 from collections.abc import Sequence
