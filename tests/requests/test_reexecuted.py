@@ -99,10 +99,11 @@ def batch_of(name: str) -> Path:
     return Path("deletions") / str(planned["batch"])
 
 
-def checked(batch: Path, made: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    """The certificate against model, record, proof and ledger."""
+def checked(batch: Path, made: str, capsys: pytest.CaptureFixture[str], *letters: str) -> tuple[int, str]:
+    """The certificate against model, record, proof, ledger and letters."""
     beside = ["--model", str(batch / "model-0" / made), "--deletion", str(batch / "deletion.json"), "--ledger", "../ledger.db"]
     beside += ["--reexecution", str(batch / "model-0" / "reexecution-0.json")]
+    beside += ["--letter", *letters] if letters else []
     keys = ["--operator-key", "../operator.pub", "--auditor-key", "../auditor.pub"]
     capsys.readouterr()
     status = verify.cli.main.main(["check", str(batch / "certificate.json"), *keys, *beside])
@@ -190,8 +191,9 @@ def test_two_people_at_once(desk: Path, shell: Shell, capsys: pytest.CaptureFixt
     assert "could not delete".upper() not in theirs
     assert ("log files (1)" in mine, "log files (1)" in theirs) == (False, True)
     assert "together with another one" in mine
-    status, said = checked(batch, "rung-0-sisa", capsys)
+    status, said = checked(batch, "rung-0-sisa", capsys, *map(str, (batch / "letters").iterdir()))
     assert (status, "FAILS" in said) == (0, False), said
+    assert said.count("holds  letter ") == 4, "a page and a text for each person"
 
 
 def flip(path: Path) -> None:
