@@ -149,6 +149,7 @@ def test_encrypted_copies_are_listed_as_not_searched(tmp_path: Path) -> None:
     """Each is listed with what it is encrypted with; none is passed over and none is called clean."""
     made = {
         "a.bin": b"Salted__" + os.urandom(64),
+        "a.docx": b"\xd0\xcf\x11\xe0" + bytes(600) + "EncryptedPackage".encode("utf-16-le") + os.urandom(64),
         "a.age": b"age-encryption.org/v1\n-> X25519 " + os.urandom(40),
         "a.asc": b"-----BEGIN PGP MESSAGE-----\n\nhQEMA\n",
         "a.gpg": b"\x8c\x0d\x04\x09\x03\x02" + os.urandom(40),
@@ -171,6 +172,7 @@ def test_encrypted_copies_are_listed_as_not_searched(tmp_path: Path) -> None:
         assert residue.reason.startswith("not searched: it "), name
     assert "is encrypted (age)" in found["a.age"].reason
     assert "is encrypted (OpenPGP)" in found["a.gpg"].reason
+    assert "is encrypted (Office)" in found["a.docx"].reason
     assert "unrar" in found["compressed.rar"].reason
     assert remove(list(found.values())) == list(found.values())
 

@@ -41,7 +41,9 @@ SEVEN_ZIP, RAR, PDF, TAR = b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07", b"%PDF-", b"u
 _PGP_SUFFIXES = (".gpg", ".pgp")
 _PGP_TAGS = {1, 3, 9, 18, 20}
 """OpenPGP packets with which an encrypted message begins (RFC 9580, section 5)."""
-_ENCRYPTED_OFFICE = "EncryptedPackage".encode("utf-16-le")
+COMPOUND, ENCRYPTED_OFFICE = b"\xd0\xcf\x11\xe0", "EncryptedPackage".encode("utf-16-le")
+"""How a compound file begins (the old Office format), and the name that its table of contents has where it holds a new Office
+document that is encrypted (MS-OFFCRYPTO, section 2.3)."""
 _WRAPPED_BASE64 = re.compile(rb"(?:[A-Za-z0-9+/]{60,76}\r?\n)+[A-Za-z0-9+/]{0,76}={0,2}")
 
 
@@ -198,11 +200,6 @@ def wrapped_base64(file: IO[bytes]) -> Iterator[bytes]:
     for block in _WRAPPED_BASE64.finditer(content):
         packed = b"".join(block[0].split()).rstrip(b"=")
         yield base64.b64decode(packed[: len(packed) // 4 * 4])
-
-
-def is_encrypted_office(content: bytes) -> bool:
-    """Return whether a compound file (the old Office format) is a container of an encrypted new document."""
-    return content.startswith(b"\xd0\xcf\x11\xe0") and _ENCRYPTED_OFFICE in content
 
 
 def is_git_object(path: Path) -> bool:

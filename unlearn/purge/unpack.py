@@ -15,7 +15,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -90,13 +90,16 @@ def _streams(file: IO[bytes], budget: _Budget, depth: int, name: str = "") -> It
     packed = _opener(magic)
     if packed is not None and not _rewinds(file):
         file = _rewindable(file, budget)
-    marked = _Marked(_chunks(file, budget if depth else None))
+    marks = (BASE64_MARK, *((formats.ENCRYPTED_OFFICE,) if magic.startswith(formats.COMPOUND) else ()))
+    marked = _Marked(_chunks(file, budget if depth else None), marks)
     yield iter(marked)
     if (reason := formats.obstacle(magic, name)) is not None:
         raise UnreadableError(reason)
+    if formats.ENCRYPTED_OFFICE in marked.found:
+        raise UnreadableError("is encrypted (Office)")
     if packed is not None:
         yield from _guarded(packed(file, budget, depth))
-    elif marked.found and _rewinds(file):
+    elif BASE64_MARK in marked.found and _rewinds(file):
         yield _guarded_chunks(_spent(formats.wrapped_base64(file), budget))
 
 
@@ -113,16 +116,17 @@ def _rewinds(file: Any) -> bool:
 
 
 class _Marked:
-    """A stream, of which it is then known whether it holds the mark of a part in Base64."""
+    """A stream that notes, as it is read, which of some marks it contains."""
 
-    def __init__(self, stream: Stream) -> None:
-        self._stream, self.found = stream, False
+    def __init__(self, stream: Stream, marks: Collection[bytes]) -> None:
+        self._stream, self._marks, self.found = stream, marks, set[bytes]()
 
     def __iter__(self) -> Iterator[bytes]:
-        before = b""
+        kept, before = max(map(len, self._marks)) - 1, b""
         for chunk in self._stream:
-            self.found = self.found or BASE64_MARK in before + chunk[: len(BASE64_MARK)] or BASE64_MARK in chunk
-            before = chunk[-len(BASE64_MARK) :]
+            joined = before + chunk
+            self.found.update(mark for mark in self._marks if mark in joined)
+            before = joined[-kept:]
             yield chunk
 
 
