@@ -26,7 +26,7 @@ def test_a_stamp_verifies_here_and_with_openssl(authority: Path, tmp_path: Path)
         stamp = stamp_file(tmp_path / "file", url)
     assert stamp_file(tmp_path / "file", "http://nowhere.invalid/") == stamp, "it is there"
     (tmp_path / "file").write_bytes(content + b".")
-    with pytest.raises(InputError, match="no time stamp on"):
+    with pytest.raises(InputError, match="not a time stamp on"):
         stamp_file(tmp_path / "file", "http://nowhere.invalid/")
     (tmp_path / "file").write_bytes(content)
     openssl(authority, "ts", "-verify", "-in", str(stamp), "-data", str(tmp_path / "file"), "-CAfile", "root.pem")
@@ -62,7 +62,7 @@ def test_answers_that_are_no_stamp(authority: Path, tmp_path: Path, monkeypatch:
     (tmp_path / "file").write_bytes(b"content")
     with pytest.raises(RunError, match="cannot be reached"):
         stamp_file(tmp_path / "file", "http://127.0.0.1:9/")
-    with pytest.raises(InputError, match="is no URL"):
+    with pytest.raises(InputError, match="is not a URL"):
         stamp_file(tmp_path / "file", "file:///etc/passwd")
     earlier = answered(authority, stamp_query(b"content").as_bytes())
     monkeypatch.setattr("time_authority.answered", lambda *_: earlier)

@@ -168,9 +168,9 @@ CHANGES = [
     ),
     (place(*ENTRY, "integratedTime", to="1795740001"), "the time of the log entry"),
     (place(*ENTRY, "logIndex", to="6"), "the time of the log entry"),
-    (place("verificationMaterial", "tlogEntries", to=[]), "no bundle"),
-    (place(*ENTRY, "inclusionProof", to={}), "no bundle"),
-    (place(*ENTRY, "inclusionProof", "rootHash", to="!"), "no bundle"),
+    (place("verificationMaterial", "tlogEntries", to=[]), "not a bundle"),
+    (place(*ENTRY, "inclusionProof", to={}), "not a bundle"),
+    (place(*ENTRY, "inclusionProof", "rootHash", to="!"), "not a bundle"),
 ]
 
 
@@ -195,9 +195,9 @@ def test_an_entry_is_checked_offline(house: dict[str, Path], log: Log, url: str,
         assert said in broken(check(house, bundle=path, log_key=log.pem)), said
     for cut in range(0, len(whole), len(whole) // 40):
         path.write_text(whole[:cut])
-        with pytest.raises(IntegrityError, match="no bundle"):
+        with pytest.raises(IntegrityError, match="not a bundle"):
             check_bundle(path, [], log.pem)
-    with pytest.raises(InputError, match="no public key of a transparency log"):
+    with pytest.raises(InputError, match="not a public key of a transparency log"):
         check_bundle(path, [], house["certificate.json"])
     models = pytest.importorskip("sigstore_models.bundle.v1", reason="Sigstore's models are not installed")
     parsed = models.Bundle.from_json(whole)
@@ -209,5 +209,5 @@ def test_a_log_that_gives_no_entry(house: dict[str, Path]) -> None:
     (envelope, _) = json.loads(house["certificate.json"].read_text())["envelopes"]
     with pytest.raises(RunError, match="gave no entry"):
         log_envelope(envelope, "", "http://127.0.0.1:9/")
-    with pytest.raises(InputError, match="is no URL"):
+    with pytest.raises(InputError, match="is not a URL"):
         log_envelope(envelope, "", "file:///etc/passwd")

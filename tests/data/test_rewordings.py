@@ -138,7 +138,7 @@ def test_a_file_that_does_not_fit_is_refused(rows: list[Any], message: str, tmp_
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "is no file of templates"),
+        ("", "is not a file of templates"),
         ("templates:", "templates"),
         ("templates: []", "templates"),
         ("templates: [{prompt: 'x', rewordings: ['y']}", "cannot be read as yaml"),
@@ -152,7 +152,7 @@ def test_a_file_that_does_not_fit_is_refused(rows: list[Any], message: str, tmp_
         ("templates: [{prompt: 'Where.*', rewordings: ['y']}]", "4 of 4 forget records and controls have no rewording"),
         ("templates: [{prompt: '(?P<a>.*)', rewordings: ['{a}']}]", "rewording 1 is the record's own wording"),
         ("templates: !!python/object:os.system {}", "templates"),
-        ("- a list", "is no file of templates"),
+        ("- a list", "is not a file of templates"),
     ],
 )
 def test_templates_that_do_not_fit_are_refused(content: str, message: str, tmp_path: Path) -> None:

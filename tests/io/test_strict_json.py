@@ -168,9 +168,9 @@ def test_a_repeated_name_in_text_that_is_cut_off(name: str, tmp_path: Path) -> N
     """Both faults are in the message, and nothing of the row."""
     path = tmp_path / name
     path.write_text(f'{{"x": {{"{PRIVATE}": 1, "{PRIVATE}": 2}}, "text": "{PRIVATE}')
-    with pytest.raises(InputError, match="line 1 gives the same name twice in one object, and is no whole JSON") as caught:
+    with pytest.raises(InputError, match="line 1 gives the same name twice in one object, and is not whole JSON") as caught:
         load_records(str(path))
     assert "Ines" not in str(caught.value)
     path.write_text(f"[{path.read_text()}" if name == "d.json" else path.read_text())
-    with pytest.raises(InputError, match="no whole JSON"):
+    with pytest.raises(InputError, match="not whole JSON"):
         load_records(str(path))

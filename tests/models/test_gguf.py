@@ -115,7 +115,7 @@ def test_texts_are_split_by_the_rule_that_the_file_names(twin: Path, tokenizer: 
     [
         ({"tokenizer__ggml__model": "llama"}, "of the kind 'llama'; only byte-level BPE"),
         ({"tokenizer__ggml__tokens": None}, "holds no vocabulary"),
-        ({"tokenizer__ggml__merges": ["t"]}, "damaged: repeated tokens, or merges that are no pairs"),
+        ({"tokenizer__ggml__merges": ["t"]}, "damaged: repeated tokens, or merges that are not pairs"),
         ({"tokenizer__ggml__merges": ["zz zz"]}, "a merge makes a token that it lacks"),
         ({"tokenizer__ggml__bos_token_id": 99_999}, "its bos token has the id 99999"),
         ({"llama__expert_count": 4}, "llama.expert_count = 4; entries of this name are not supported"),
@@ -171,7 +171,7 @@ def test_files_that_are_none(exact: Path, twin: Path, tmp_path: Path) -> None:
     (tmp_path / "folder" / "a.gguf").write_bytes(exact.read_bytes())
     for path, message in (
         (empty, "is empty"),
-        (other, "is no GGUF file"),
+        (other, "is not a GGUF file"),
         (tmp_path / "absent.gguf", "does not exist"),
         (tmp_path / "folder", "Give one of the files"),
         (twin / "model.safetensors", "is a file, and no GGUF file"),
@@ -199,7 +199,7 @@ def test_a_file_that_is_cut_off_is_refused(share: float, exact: Path, tmp_path: 
     content = exact.read_bytes()
     path = tmp_path / "cut.gguf"
     path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(InputError, match=r"cut off or damaged|is empty|is no GGUF file"):
+    with pytest.raises(InputError, match=r"cut off or damaged|is empty|is not a GGUF file"):
         read_gguf(path)
 
 

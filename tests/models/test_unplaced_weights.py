@@ -782,7 +782,7 @@ def test_a_decoder_made_of_an_encoder_is_a_causal_model(tokenizer: Any, tmp_path
 
 def test_what_is_no_model_and_what_hides_an_adapter(base: Path, tmp_path: Path, tokenizer: Any) -> None:
     """A bare module, and a model into which `transformers` itself put an adapter."""
-    with pytest.raises(InputError, match="Linear is no model of transformers"):
+    with pytest.raises(InputError, match="Linear is not a model of transformers"):
         load_model(torch.nn.Linear(2, 2), tokenizer=tokenizer)
     model = AutoModelForCausalLM.from_pretrained(base)
     model.load_adapter(str(make_adapter(base, tmp_path / "adapter")))

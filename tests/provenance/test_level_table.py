@@ -132,9 +132,9 @@ def trusting(table: pa.Table) -> pa.Table:
     ("change", "message"),
     [
         (doubled, "24 of 32 rows|32 of 32 rows"),
-        (shorter, "no whole table"),
-        (twice, "no whole table"),
-        (trusting, "no whole table"),
+        (shorter, "not a whole table"),
+        (twice, "not a whole table"),
+        (trusting, "not a whole table"),
         (lambda table: table.drop_columns(["channel: instruction"]), "lacks the column 'channel: instruction'"),
         (lambda table: table.append_column("name", pa.array(["x"] * len(table))), "columns that its header does not list"),
         (lambda table: table.slice(1).set_column(0, "row", pa.array(range(len(table) - 1))), "rows of"),

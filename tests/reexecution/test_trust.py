@@ -75,5 +75,5 @@ def test_a_commitment_younger_than_the_request(rolled_back: dict[str, Any]) -> N
     young = reexecute(**{**rolled_back, "requested": "2020-01-01"})
     assert young.word == "NOT_REBUILT"
     assert f"The commitment of {created} is not older than the request" in young.claim
-    with pytest.raises(InputError, match="is no date"):
+    with pytest.raises(InputError, match="is not a date"):
         reexecute(**{**rolled_back, "requested": "yesterday"})

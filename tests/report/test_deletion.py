@@ -237,7 +237,7 @@ def test_the_command_line_refuses(folder: Path, evidence: Evidence, capsys: Any)
     record_of(evidence, requests=(request_of("denied", id="../../x"),)).save(folder / "bad.json")
     letters = ["--output", str(folder / "letters")]
     for arguments, message in (
-        (["letter", str(folder / "bad.json"), *letters], "no file name"),
+        (["letter", str(folder / "bad.json"), *letters], "not a file name"),
         (["letter", str(folder / "deletion.json"), *letters, "--requests", "R-0"], "are not in"),
         (["letter", str(folder / "deletion.json"), *letters, "--extension"], "--requests"),
         (

@@ -58,7 +58,7 @@ def test_everything_that_was_deleted_is_found_again(desk: Path, capsys: pytest.C
     printed = capsys.readouterr().out
     assert "1 deletions in the ledger; 2 records and 1 people are on the list" in printed
     assert "came back: train.jsonl: 2 rows (2 record)" in printed
-    assert "2 files are no tables of records, searched only for the texts of these rows" in printed
+    assert "2 files are not tables of records, searched only for the texts of these rows" in printed
     assert "2 found, 0 removed, 2 can be removed" in printed
     assert {path.name: file_digest(path) for path in (desk / "backup").iterdir()} == before
     assert replay("--remove") == 0
@@ -82,7 +82,7 @@ def test_what_cannot_be_recognized_is_said(desk: Path, capsys: pytest.CaptureFix
     """A log without the data beside it holds the text, but nothing recognizes it: it is said to be not searched."""
     (desk / "backup" / "train.jsonl").unlink()
     assert replay() == 0
-    assert "2 files are no tables of records, not searched: no text of a deleted row came back" in capsys.readouterr().out
+    assert "2 files are not tables of records, not searched: no text of a deleted row came back" in capsys.readouterr().out
 
 
 def test_a_row_too_short_to_be_searched_for_is_not_passed_over(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -249,5 +249,5 @@ def test_a_key_that_is_no_file(tmp_path: Path) -> None:
         "command:no-such-program-anywhere",
         f"command:cat {tmp_path}/key.pub",
     ):
-        with pytest.raises(InputError, match="no Ed25519 private key"):
+        with pytest.raises(InputError, match="not an Ed25519 private key"):
             load_signer(source)

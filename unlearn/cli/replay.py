@@ -75,4 +75,4 @@ class ReplaySuppression:
             searched = (
                 "searched only for the texts of these rows" if back.records else "not searched: no text of a deleted row came back"
             )
-            print(f"{len(back.unread)} files are no tables of records, {searched}")  # noqa: T201
+            print(f"{len(back.unread)} files are not tables of records, {searched}")  # noqa: T201

@@ -75,7 +75,7 @@ class Auto(Rebuild):
     def __post_init__(self) -> None:
         unknown = [name for name in self.ladder if name not in method_classes() or name == "auto"]
         if unknown:
-            raise InputError(f"--ladder names {', '.join(unknown)}, which is no method that auto can run. See `unlearn methods`.")
+            raise InputError(f"--ladder names {', '.join(unknown)}, which auto cannot run. `unlearn methods` lists the methods.")
         if self.budget <= 0 or not self.rates or min(self.rates) <= 0:
             raise InputError("auto needs a --budget above 0 and --rates above 0. Leave them out for the defaults.")
 

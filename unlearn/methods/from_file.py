@@ -12,7 +12,7 @@ def load_method(target: str) -> type[Any]:
     """Load the class that FILE:CLASS names, by executing the file, which is the user's own code.
 
     Raises:
-        InputError: the file or the class is missing, or the class is no method.
+        InputError: the file or the class is missing, or the class is not a method.
     """
     kind = load_class(target, "--method", "unlearn.own", "A new method")
     name = kind.__name__

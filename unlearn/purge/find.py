@@ -119,7 +119,7 @@ def data_residues(
 
 
 def _as_training_file(residue: Residue) -> Residue:
-    """Return a residue under the kind of what it is, as it is no copy."""
+    """Return a residue under the kind of what it is, as it is not a copy."""
     if isinstance(residue, FoundResidue):
         return FoundResidue(residue.place, TRAINING_FILE, residue.how, residue.action)
     return Residue(residue.place, TRAINING_FILE, residue.how, False, residue.reason)

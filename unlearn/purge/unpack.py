@@ -104,7 +104,7 @@ def _streams(file: IO[bytes], budget: _Budget, depth: int, name: str = "") -> It
 
 
 def _opener(magic: bytes) -> Callable[[IO[bytes], _Budget, int], Iterator[Stream]] | None:
-    """Return what opens a container, by its first bytes; None for a file that is none."""
+    """Return what opens a container, by its first bytes; None for any other file."""
     if formats.is_tar(magic):
         return partial(_unpacked, formats.tar_members)
     return next((opener for start, opener in _CONTAINERS.items() if magic.startswith(start)), None)

@@ -44,7 +44,7 @@ def objection(batch: Batch, model: PlannedModel) -> str | None:
 def _accusation(whose: str, evidence: Evidence) -> str | None:
     """Return what an audit accuses a model of, or None.
 
-    No audit against other references takes this back, as it may be weaker. Failed gates of `OBJECTING` are no accusations: they
+    No audit against other references takes this back, as it may be weaker. Failed gates of `OBJECTING` are not accusations: they
     depend on how one set of references fits, and count where that set judged last.
     """
     if evidence.verdict not in (*UNDECIDED, CERTIFYING):

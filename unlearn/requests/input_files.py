@@ -43,7 +43,7 @@ def _is_text(value: str) -> bool:
 
 
 def _values(path: Path) -> Iterator[str]:
-    """Yield the texts of a file that may be identifiers; none of a file that is no text."""
+    """Yield the texts of a file that may be identifiers; none of a file that is not text."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError):

@@ -146,7 +146,7 @@ def _without(folder: Path, plan: Plan, key: RecordKey) -> None:
             if kept:
                 write_text(path, "".join(kept), mode=0o600)
             else:
-                path.unlink()  # a file without rows is no data set
+                path.unlink()  # a file without rows is not a data set
     write_manifest(folder, CONTROLS_KIND)
 
 

@@ -107,7 +107,7 @@ def _nothing_beside(source: Any) -> str:
 def _refusal(label: str, source: Any, refused: Sequence[tuple[ReferenceDifference, str]]) -> str:
     kinds = list(dict.fromkeys(kind for kind, _ in refused))
     return (
-        f"{label} ({Path(str(source)).name}) is no retraining of the original without the forget set: "
+        f"{label} ({Path(str(source)).name}) is not a retraining of the original without the forget set: "
         f"{'; '.join(what for _, what in refused)}. Train it as the original was trained, on the same records without the forget "
         f"set and with a different seed; or, if the difference is intended, accept it with --accept-reference-differences "
         f"{' '.join(kinds)} (Python: accept={set(kinds)!r}), which the report then shows."

@@ -44,8 +44,8 @@ def read_reference_proofs(
         bases: digests of the weights that a reference may start from, as `known_bases` returns; none is refused where it is empty.
 
     Raises:
-        InputError: a file is no proof, is about something else, or its outcome is not that of a training from the original's base
-            without these records.
+        InputError: a file is not a proof, is about something else, or its outcome is not that of a training from the original's
+            base without these records.
     """
     known = [_stated_weights(source) for source in references]
     proofs = tuple(_read(path, forget, bases) for path in paths)

@@ -216,8 +216,8 @@ def score_shards(
         the blocks of `ScoreTable`, and what was scored.
 
     Raises:
-        InputError: the base is another one or, for summed shards, in memory; a shard has not the weights that its log ends with; or
-            the models that were audited are not made of these shards.
+        InputError: the base is another one or, for summed shards, in memory; a shard does not have the weights that its log ends
+            with; or the models that were audited are not made of these shards.
     """
     source = shards.plan.base if base is None else base
     if shards.plan.combine == "sum" and not isinstance(source, str | Path):

@@ -49,7 +49,7 @@ def reexecution_findings(pair: Pair) -> Iterator[Finding]:
         pair: the valid statements about one model's weights.
 
     Raises:
-        InputError: the statement has not the fields that this version expects.
+        InputError: the statement lacks fields that this version expects.
     """
     claim = claim_of(pair["reexecution"]) if "reexecution" in pair else None
     beside = pair["auditor"]["predicate"]["annotations"].get("reexecution") if "auditor" in pair else None

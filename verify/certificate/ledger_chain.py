@@ -46,7 +46,7 @@ def chain(path: str | Path) -> list[str]:
     """Return the digests of all events, starting with the head of an empty ledger.
 
     Raises:
-        InputError: the file is no ledger.
+        InputError: the file is not a ledger.
         IntegrityError: the chain is broken; the message names the first event.
     """
     return [GENESIS, *(event.digest for event in ledger_events(path))]
@@ -56,8 +56,8 @@ def ledger_events(path: str | Path) -> list[LedgerEvent]:
     """Return all events in order, after recomputing the chain.
 
     Raises:
-        InputError: the file is no ledger.
-        IntegrityError: the chain is broken, or an event's details are no JSON object; the message names the first such event.
+        InputError: the file is not a ledger.
+        IntegrityError: the chain is broken, or an event's details are not a JSON object; the message names the first such event.
     """
     found: list[LedgerEvent] = []
     previous_digest = GENESIS
@@ -78,7 +78,7 @@ def _details(text: Any, number: int, path: str | Path) -> dict[str, Any]:
     except (TypeError, ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
-        raise IntegrityError(f"the details of event {number} of the ledger {path} are no unambiguous JSON object.")
+        raise IntegrityError(f"the details of event {number} of the ledger {path} are not an unambiguous JSON object.")
     return content
 
 
@@ -89,4 +89,4 @@ def _rows(path: Path) -> Iterator[tuple[Any, ...]]:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
             yield from connection.execute(QUERY)
     except (sqlite3.Error, TypeError, ValueError) as error:
-        raise InputError(f"{path} is no request ledger ({type(error).__name__}). Give the ledger's SQLite file.") from None
+        raise InputError(f"{path} is not a request ledger ({type(error).__name__}). Give the ledger's SQLite file.") from None

@@ -30,7 +30,7 @@ def ledger_findings(path: Path, pairs: Mapping[str, Pair]) -> list[Finding]:
         pairs: the valid statements, by the digest of the weights they are about.
 
     Raises:
-        InputError: the file is no ledger.
+        InputError: the file is not a ledger.
         KeyError, TypeError, ValueError: a statement lacks what this version expects.
     """
     what = f"ledger {path}"

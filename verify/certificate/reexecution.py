@@ -126,7 +126,7 @@ def reexecution_statement(proof: str | Path, audit: str | None = None) -> Statem
         audit: SHA-256 of the evidence.json of an audit of the same weights that is signed beside it; None without one.
 
     Raises:
-        InputError: the file is no proof, or one whose parts contradict each other.
+        InputError: the file is not a proof, or one whose parts contradict each other.
     """
     found, digest = read_proof(proof)
     if wrong := next(contradictions(found), None):
@@ -143,7 +143,7 @@ def read_proof(path: str | Path) -> tuple[Reexecution, str]:
     """Read a proof and the SHA-256 of its file.
 
     Raises:
-        InputError: the file is no proof of a re-execution, or too large for one.
+        InputError: the file is not a proof of a re-execution, or too large for one.
     """
     try:
         with Path(path).open("rb") as stream:
@@ -159,7 +159,7 @@ def claim_of(statement: Statement) -> ReexecutionClaim:
     """Parse the predicate of a statement on a re-execution.
 
     Raises:
-        InputError: it has not the fields that this version expects.
+        InputError: it lacks fields that this version expects.
     """
     try:
         # Through JSON: the schema is strict, and only there accepts lists for tuples.

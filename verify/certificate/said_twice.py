@@ -88,7 +88,7 @@ def _provenance(weights: str, pair: Pair) -> Iterator[str]:
 
 
 def _within(record: Mapping[str, Any]) -> Iterator[str]:
-    """Yield where a deletion record is none, or contradicts itself: models, records, and the steps of its requests."""
+    """Yield where a deletion record is invalid, or contradicts itself: models, records, and the steps of its requests."""
     try:
         DeletionRecord.parse(json.dumps(record), "the deletion record in the operator's statement")
     except InputError as error:

@@ -65,7 +65,7 @@ def operator_statement(model: str | Path, original: str | Path, about: Mapping[s
 
     Raises:
         IntegrityError: a folder does not match its manifest.
-        InputError: `about` is no deletion record, has fields it may not have, or is not about these weights.
+        InputError: `about` is not a deletion record, has fields it may not have, or is not about these weights.
     """
     after, before = verify_manifest(model), verify_manifest(original)
     facts, root = after["about"], before["about"].get("commitment")

@@ -62,18 +62,18 @@ def stamp_file(path: str | Path, url: str) -> Path:
         url: of the authority (http or https).
 
     Raises:
-        InputError: the library is not installed, the file cannot be read, the URL is none, or the stamp that is there is on
-            another content.
+        InputError: the library is not installed, the file cannot be read, the URL is invalid, or the stamp that is there is on
+            other content.
         RunError: the authority cannot be reached, or answers with something else than a stamp on this file.
     """
     output = Path(f"{path}{SUFFIX}")
     if output.exists():
         there = _decoded(_read(output))
         if there is None or not _is_about(there, _read(path)):
-            raise InputError(f"{output} is no time stamp on {path} as it is now. Move it away, then run the same command again.")
+            raise InputError(f"{output} is not a time stamp on {path} as it is now. Move it away, then run the same command again.")
         return output
     if urlsplit(url).scheme not in ("http", "https"):
-        raise InputError(f"{url} is no URL of a time-stamping authority. Give one that begins with https:// or http://.")
+        raise InputError(f"{url} is not a URL of a time-stamping authority. Give one that begins with https:// or http://.")
     content = _read(path)
     query = stamp_query(content)
     headers = {"Content-Type": "application/timestamp-query", "Accept": "application/timestamp-reply"}
@@ -103,11 +103,11 @@ def check_stamp(stamp: str | Path, content: bytes, authorities: Sequence[str | P
 
     Raises:
         InputError: the library is not installed, or a file cannot be read.
-        IntegrityError: it is no stamp, on another content, or by an authority that does not lead to these certificates.
+        IntegrityError: it is not a stamp, on another content, or by an authority that does not lead to these certificates.
     """
     library, decoded = _library(), _decoded(_read(stamp))
     if decoded is None:
-        raise IntegrityError(f"{stamp} is no time stamp (RFC 3161)")
+        raise IntegrityError(f"{stamp} is not a time stamp (RFC 3161)")
     if not _is_about(decoded, content):
         raise IntegrityError(f"{stamp} is a time stamp on another file")
     builder = library.VerifierBuilder(roots=[root for path in authorities for root in _roots(path)])

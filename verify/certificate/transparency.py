@@ -54,11 +54,11 @@ def log_envelope(envelope: Mapping[str, Any], public_key: str, url: str) -> dict
         url: of the log.
 
     Raises:
-        InputError: the URL is none.
+        InputError: the URL is invalid.
         RunError: the log cannot be reached, or answers with something else than an entry.
     """
     if urlsplit(url).scheme not in ("http", "https"):
-        raise InputError(f"{url} is no URL of a transparency log. Give one that begins with https:// or http://.")
+        raise InputError(f"{url} is not a URL of a transparency log. Give one that begins with https:// or http://.")
     proposed = {"envelope": json.dumps(envelope), "verifiers": [base64.b64encode(public_key.encode()).decode()]}
     entry = {"apiVersion": "0.0.1", "kind": "dsse", "spec": {"proposedContent": proposed}}
     headers = {"Content-Type": "application/json", "Accept": "application/json"}
@@ -124,7 +124,7 @@ def check_bundle(path: str | Path, envelopes: Sequence[Mapping[str, Any]], log_k
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
-        raise IntegrityError(f"{path} is no bundle of Sigstore's format with one log entry ({type(error).__name__})") from None
+        raise IntegrityError(f"{path} is not a bundle of Sigstore's format with one log entry ({type(error).__name__})") from None
 
 
 def _require_about(body: Mapping[str, Any], envelope: Mapping[str, Any], where: str) -> None:
@@ -200,7 +200,7 @@ def _log_key(path: str | Path) -> Any:
     except (OSError, ValueError, TypeError):
         key = None
     if not isinstance(key, ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey):
-        raise InputError(f"{path} is no public key of a transparency log (PEM, ECDSA or Ed25519). Get it from the log itself.")
+        raise InputError(f"{path} is not a public key of a transparency log (PEM, ECDSA or Ed25519). Get it from the log itself.")
     return key
 
 

@@ -31,7 +31,7 @@ def with_config(words: Sequence[str], kind: Any, program: str) -> list[str]:
         program: its name in error messages.
 
     Raises:
-        InputError: the file cannot be read, is no mapping from flags to values, names a flag twice, or names an unknown flag.
+        InputError: the file cannot be read, is not a mapping from flags to values, names a flag twice, or names an unknown flag.
     """
     path, rest = _file_of(list(words))
     if path is None:

@@ -219,7 +219,7 @@ class LetterCommand:
         # A number becomes a file name, and the record is untrusted input.
         if any(not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", request.id) for request in chosen):
             raise InputError(
-                f"{self.deletion} holds a request number that is no file name. Use letters, digits, - and _, at most 64 characters."
+                f"{self.deletion} has a request number that is not a file name. Use letters, digits, - and _ only, at most 64."
             )
         return chosen
 

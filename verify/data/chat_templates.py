@@ -164,7 +164,7 @@ class ChatTemplate:
 def render_template(tokenizer: Any, turns: Sequence[Turn], cue: bool, **arguments: Any) -> Any:
     """Apply a tokenizer's chat template within `LONGEST_SECONDS` and the memory of `template_process`.
 
-    A tokenizer with a method of its own, which is no template but code of an installed library, is called in this process, in
+    A tokenizer with a method of its own, which is not a template but code of an installed library, is called in this process, in
     bounded time alone.
 
     Raises:

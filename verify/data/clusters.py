@@ -1,6 +1,6 @@
 """Clusters of records that must not be separated: those that share a subject, and near-duplicates of each other.
 
-A model that was trained on a near-duplicate of a record is no model that never saw it. Candidate pairs are found by
+A model that was trained on a near-duplicate of a record has seen the record, too. Candidate pairs are found by
 locality-sensitive hashing: signatures are cut into `BANDS` bands of r values, and two texts are compared if any band is equal. A
 pair of Jaccard similarity J is compared with probability 1 - (1 - J^r)^BANDS, 0.9998 at the least J of near-duplicates.
 """

@@ -47,7 +47,7 @@ def dataset_name(source: str) -> DatasetName:
 
 
 def names_dataset(source: str) -> bool:
-    """Return whether a source that is no existing path can be a folder with a split, or a Hub name."""
+    """Return whether a source that is not an existing path can be a folder with a split, or a Hub name."""
     path = re.split(r":(?![^\[]*\])", source)[0]
     if path != source and Path(path).is_dir():
         return True
@@ -239,12 +239,12 @@ def _unlisted(source: str, name: DatasetName, error: Exception, listing: Excepti
     kinds = {kind.__name__ for one in (error, listing) for kind in type(one).__mro__}
     if "OfflineModeIsEnabled" in kinds:
         return (
-            f"{source} is no existing file, and the Hub is switched off here (HF_HUB_OFFLINE or HF_DATASETS_OFFLINE is set), so "
+            f"{source} is not an existing file, and the Hub is switched off here (HF_HUB_OFFLINE or HF_DATASETS_OFFLINE is set); "
             "whether there is such a data set is not known. Give a file, or unset the variable."
         )
     if isinstance(listing, datasets.exceptions.DatasetNotFoundError) and not kinds & {"ConnectionError", "ConnectError", "Timeout"}:
         return (
-            f"{source} is no existing file, and the Hub has no public data set of this name. Check it ({WAYS}); "
+            f"{source} is not an existing file, and the Hub has no public data set of this name. Check it ({WAYS}); "
             "for a private or gated one log in with `hf auth login`."
         )
     return (

@@ -173,7 +173,7 @@ def _sorted_letters(text: str) -> str:
 
 
 def _name_levels(text: str) -> tuple[Level, ...]:
-    """Return the levels of a name or any other text that is no address or number."""
+    """Return the levels of a name or any other text that is not an address or number."""
     compatible = unicodedata.normalize("NFKC", text.translate(_JOINERS))
     lower = compatible.lower()  # case folding would turn a sharp s into ss, which is more than a difference in case
     found = [("compatibility", compatible), ("case", lower)]

@@ -20,7 +20,7 @@ from verify.errors import InputError
 from verify.io.arguments import checked
 
 KNOWN_SPEAKERS = frozenset(("system", "user", "assistant", "tool", "developer", "function"))
-"""Roles of turns that are no content; any other may be a person's name."""
+"""Roles of turns that are not content; any other may be a person's name."""
 
 
 @checked
@@ -270,7 +270,7 @@ def _require_unicode(texts: Iterable[str], where: str) -> None:
     try:
         "".join(texts).encode()
     except UnicodeEncodeError:
-        raise InputError(f"{where} holds half of a surrogate pair (\\ud800 ...), which is no valid text. Correct it.") from None
+        raise InputError(f"{where} holds half of a surrogate pair (\\ud800 ...), which is not valid text. Correct it.") from None
 
 
 def _text_of(row: Mapping[str, Any], column: str, where: str) -> str:

@@ -186,7 +186,9 @@ def read_source(source: RewordingSource) -> Any:
         raise InputError(f"{path} is of an unknown kind. Give rewordings as .jsonl, or templates as .yaml or .json.")
     content = _templates_in(path, kind)
     if not isinstance(content, dict):
-        raise InputError(f"{path} is no file of templates: it begins with `templates:`. Rewordings one by one are a .jsonl file.")
+        raise InputError(
+            f"{path} is not a file of templates, which begins with `templates:`. Give rewordings one by one as a .jsonl file."
+        )
     return content
 
 
@@ -310,7 +312,7 @@ def _yaml(text: str) -> Any:
     """Parse YAML of plain texts.
 
     Raises:
-        ValueError: it is no YAML, or gives a name twice.
+        ValueError: it is not YAML, or gives a name twice.
     """
     import yaml
 

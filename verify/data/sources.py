@@ -169,7 +169,7 @@ def _twice(where: str, error: NotStrictError, row: Any) -> str:
     column = isinstance(row, Mapping) and error.name in row
     name = repr(error.name) if column or error.name in ("role", "content") else "the same name"
     if row is None:
-        return f"{where} gives {name} twice in one object, and is no whole JSON; it may be cut off. Make the file again."
+        return f"{where} gives {name} twice in one object, and is not whole JSON; it may be cut off. Make the file again."
     return f"{where} gives {name} twice in one object. All but one value would be lost: rename or remove the others."
 
 

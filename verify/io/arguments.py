@@ -263,7 +263,7 @@ def _real(name: str, value: Any) -> float:
 
 
 def _is_number(value: Any, kind: type) -> bool:
-    """Return whether a value is a number of that kind; truth values are none."""
+    """Return whether a value is a number of that kind; truth values are not."""
     return isinstance(value, kind) and not isinstance(value, bool)
 
 

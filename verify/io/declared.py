@@ -74,7 +74,7 @@ def _imported(module: str, name: str) -> Any:
         return getattr(typing, name)
     path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
     if not path.is_file():
-        raise LookupError(f"{module} is no module of this package")
+        raise LookupError(f"{module} is not a module of this package")
     return _Names(path)[name]
 
 

@@ -75,15 +75,16 @@ class Document(Frozen):
             parse_json(content, constants=True)  # the schema refuses constants, with the field's name
         except NotStrictError as error:
             # The repeated name is not shown: it is content, and may be a person's name.
-            raise InputError(f"{where} is no {cls.called}: {error.reason}. {cls.remedy}") from None
+            raise InputError(f"{where} is not a {cls.called}: {error.reason}. {cls.remedy}") from None
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{where} is no {cls.called}: it is not whole JSON ({type(error).__name__}). {cls.remedy}") from None
+            wrong = f"it is not whole JSON ({type(error).__name__})"
+            raise InputError(f"{where} is not a {cls.called}: {wrong}. {cls.remedy}") from None
         try:
             # JSON has no tuples, so lists are accepted for them; everything else stays strict.
             return cls.model_validate_json(content)
         except ValidationError as error:
             field, reason = invalid_field(error, cls)
-            raise InputError(f"{where} is no {cls.called}: {field or 'the whole'}: {reason}. {cls.remedy}") from None
+            raise InputError(f"{where} is not a {cls.called}: {field or 'the whole'}: {reason}. {cls.remedy}") from None
 
 
 def invalid_field(error: ValidationError, *models: type[BaseModel]) -> tuple[str, str]:

@@ -56,7 +56,7 @@ def load_signer(path: str | Path) -> CryptoSigner:
     except (OSError, ValueError, TypeError):
         key = None
     if not isinstance(key, Ed25519PrivateKey):
-        raise InputError(f"{path} is no Ed25519 private key (PEM). Make one with `verify-unlearning keygen --output FILE`.")
+        raise InputError(f"{path} is not an Ed25519 private key (PEM). Make one with `verify-unlearning keygen --output FILE`.")
     return CryptoSigner(key)
 
 
@@ -89,7 +89,7 @@ def load_public_key(path: str | Path) -> SSlibKey:
     except (OSError, ValueError, TypeError):
         key = None
     if not isinstance(key, Ed25519PublicKey):
-        raise InputError(f"{path} is no Ed25519 public key (PEM). Ask the signer for the .pub file that `keygen` wrote.")
+        raise InputError(f"{path} is not an Ed25519 public key (PEM). Ask the signer for the .pub file that `keygen` wrote.")
     return SSlibKey.from_crypto(key)
 
 

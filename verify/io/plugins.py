@@ -52,7 +52,7 @@ def load_class(target: str, flag: str, namespace: str, guide: str) -> type[Any]:
         guide: the section of CONTRIBUTING that says what the class must have.
 
     Raises:
-        InputError: the file or the class is missing, or the class is no dataclass whose fields have defaults.
+        InputError: the file or the class is missing, or the class is not a dataclass whose fields have defaults.
     """
     path, _, name = target.rpartition(":")
     if not path or not name.isidentifier():

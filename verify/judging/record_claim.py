@@ -163,7 +163,7 @@ def record_claim(
         enough,
         positive_control_gate(rule.judge(original, settings)),
         planted_subject_gate(rule, settings),
-        # References are no requests: they are judged at alpha, whatever was spent.
+        # References are not requests: they are judged at alpha, whatever was spent.
         negative_control_gate(original, losses, settings, replace(rule, share=own)),
         *(() if other is None else (other,)),
         *found.gates,

@@ -55,7 +55,7 @@ class Ruling:
         others: the other claims.
         gates: all validity checks.
         verdict: outcome of all claims together.
-        accused_by: the claims that accuse; none where the verdict is no accusation.
+        accused_by: the claims that accuse; none where the verdict is not an accusation.
     """
 
     claim: RecordClaim

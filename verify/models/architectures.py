@@ -26,12 +26,12 @@ def require_causal_model(model: Any) -> None:
     """Refuse an object in memory that is not a causal language model.
 
     Raises:
-        InputError: it is no model of `transformers`, has no language-model head, or does not predict the next token.
+        InputError: it is not a model of `transformers`, has no language-model head, or does not predict the next token.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     kind = type(base).__name__
     if not hasattr(base, "get_input_embeddings") or not hasattr(base, "get_output_embeddings"):
-        raise InputError(f"{kind} is no model of transformers. {GIVE}")
+        raise InputError(f"{kind} is not a model of transformers. {GIVE}")
     if getattr(base.config, "is_encoder_decoder", False):
         raise InputError(f"{kind} is an encoder-decoder, whose output is not a continuation of its input. {GIVE}")
     if base.get_output_embeddings() is None:
@@ -53,7 +53,7 @@ def require_causal_folder(folder: Path) -> None:
     if content.get("is_encoder_decoder"):
         raise InputError(f"{folder} holds an encoder-decoder ({' '.join(named) or content.get('model_type')}). {GIVE}")
     if named and not any(name.endswith(CAUSAL_NAMES) or name in _causal_classes() for name in named):
-        raise InputError(f"{folder} holds a {named[0]}, which is no causal language model. {GIVE}")
+        raise InputError(f"{folder} holds a {named[0]}, which is not a causal language model. {GIVE}")
 
 
 def architecture_facts(config: Any) -> dict[str, Any]:

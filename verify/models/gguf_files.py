@@ -129,7 +129,7 @@ def read_gguf(path: str | Path) -> GgufFile:
         raise InputError(f"{path} is empty. {AGAIN}")
     with path.open("rb") as content, mmap.mmap(content.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if data[: len(MAGIC)] != MAGIC:
-            raise InputError(f"{path} is no GGUF file (it does not begin with {MAGIC.decode()}). Give one, or a model's folder.")
+            raise InputError(f"{path} is not a GGUF file (it does not begin with {MAGIC.decode()}). Give one, or a model's folder.")
         try:
             metadata, tensors = _header(_Reader(data, size))
         except _DamageError as damage:

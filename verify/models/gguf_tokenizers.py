@@ -80,7 +80,7 @@ def _vocabulary(file: GgufFile) -> tuple[list[str], Sequence[int], list[tuple[st
     kinds = _of(file, "token_type", [NORMAL] * len(tokens))
     pairs = [tuple(merge.split(" ")) if isinstance(merge, str) else () for merge in merges]
     if len(kinds) != len(tokens) or len(set(tokens)) != len(tokens) or any(len(pair) != 2 for pair in pairs):
-        raise InputError(f"the vocabulary of {file.path.name} is damaged: repeated tokens, or merges that are no pairs. {GIVE}")
+        raise InputError(f"the vocabulary of {file.path.name} is damaged: repeated tokens, or merges that are not pairs. {GIVE}")
     known = set(tokens)
     if any(not {first, second, first + second} <= known for first, second in pairs):
         raise InputError(f"the vocabulary of {file.path.name} is damaged: a merge makes a token that it lacks. {GIVE}")

@@ -101,7 +101,7 @@ def load_model(
 
     Raises:
         InputError: the folder or file is missing, incomplete, tampered with, holds pickles or code, its weights do not fit the
-            model or are not finite, the model is no causal language model, or the tokenizer does not belong to it.
+            model or are not finite, the model is not a causal language model, or the tokenizer does not belong to it.
     """
     if isinstance(source, LoadedModel):
         return source
@@ -215,7 +215,7 @@ def _require_one_model(source: str, folder: Path) -> None:
 
 
 def _load_whole(source: str, folder: Path, dtype: str, quantize: str | None, device: str) -> Any:
-    """Load a model that is no adapter, in the given precision or quantization."""
+    """Load a model that is not an adapter, in the given precision or quantization."""
     precision = _precision(dtype) or "auto"
     more = {} if quantize is None else loading_arguments(str(folder), quantize, precision, device)
     return load_whole(folder, source, {"dtype": precision, **more})

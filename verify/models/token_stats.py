@@ -36,7 +36,7 @@ BATCH_TOKENS = 1024
 """Largest number of tokens per batch, padding included, unless one window is longer."""
 
 WHOLE_CALLS = 4
-"""Factor of chunks for models whose logits are no function of one head's output, as an ensemble's: each chunk is a forward call."""
+"""Factor of chunks for models whose logits do not come from one head, as an ensemble's do not: each chunk is a forward call."""
 
 ON_GPU = 16
 """Factor of chunks and batches on a GPU, where every launch costs as much as work on many tokens."""

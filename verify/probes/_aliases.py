@@ -84,7 +84,7 @@ def names_in(questions: Mapping[str, Sequence[str]]) -> dict[str, str]:
         if any(letter.isalpha() for letter in subject) and sum(bool(_named(subject).search(text)) for text in asked) > 1:
             names[subject] = subject
             continue
-        # "Where does" opens questions about several people, so that it is no part of a name.
+        # "Where does" opens questions about several people, so that it is not part of a name.
         own = {run: n for run, n in runs[subject].items() if n > 1 and owners[run] == 1 and openings[WORD.findall(run)[0]] < 2}
         if own and len(questions) > 1:
             enough = SHARE_OF_QUESTIONS * max(own.values())

@@ -13,7 +13,7 @@ def load_probe(target: str) -> type[Any]:
     """Load the class that FILE:CLASS names, by executing the file, which is the user's own code.
 
     Raises:
-        InputError: the file or the class is missing, or the class is no probe.
+        InputError: the file or the class is missing, or the class is not a probe.
     """
     kind = load_class(target, "--probe", "verify.own", GUIDE)
     one = require_defaults(kind, target, "--probe")

@@ -127,7 +127,7 @@ class LevelRows:
         except InputError:
             raise
         except Exception as error:  # noqa: BLE001 - a damaged file may fail in any way in the library that reads it
-            raise InputError(f"{path} is no whole table of levels ({type(error).__name__}). {REMEDY}") from None
+            raise InputError(f"{path} is not a whole table of levels ({type(error).__name__}). {REMEDY}") from None
 
 
 def _require_columns(path: Path, schema: pa.Schema, channels: Sequence[str]) -> None:
@@ -147,7 +147,7 @@ def _parsed(table: pa.Table, models: int, channels: Sequence[str]) -> LevelRows:
     """Check every value, and return the rows; raise ValueError where one is not what it should be."""
     texts = {name: table[name].to_pylist() for name in ("record", "subject", "control", "half")}
     if any(not isinstance(name, str) or not _HASH.fullmatch(name) for name in (*texts["record"], *texts["subject"])):
-        raise ValueError("a record or subject is no keyed hash")
+        raise ValueError("a record or subject is not a keyed hash")
     if len(set(texts["record"])) < len(texts["record"]) or set(texts["half"]) - {None, "method", "audit"}:
         raise ValueError("a record is listed twice, or a half is unknown")
     if any((half is not None) != control for half, control in zip(texts["half"], texts["control"], strict=True)):
@@ -184,7 +184,7 @@ def merkle_root(leaves: Iterable[str]) -> str:
     """Compute the Merkle root over leaves, in hexadecimal.
 
     Raises:
-        ValueError: there are none, or one is no digest.
+        ValueError: there are none, or one is not a digest.
     """
     level = [bytes.fromhex(leaf) for leaf in leaves]
     if not level:

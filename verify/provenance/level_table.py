@@ -303,8 +303,8 @@ def _header(path: Path, public_key: str | Path | SSlibKey | None) -> tuple[Level
     content = read_json(path)
     try:
         envelope = Envelope.from_dict(deepcopy(content))
-    except Exception:  # noqa: BLE001 - whatever a hostile envelope makes the library raise, it is no envelope
-        raise InputError(f"{path} is no signed header of a level table. {REMEDY}") from None
+    except Exception:  # noqa: BLE001 - whatever a hostile envelope makes the library raise, it is not an envelope
+        raise InputError(f"{path} is not a signed header of a level table. {REMEDY}") from None
     if envelope.payload_type != PAYLOAD_TYPE:
         raise InputError(f"{path} is a signed file of another kind, not the header of a level table. {REMEDY}")
     signer = None if public_key is None else _verified(path, envelope, public_key)

@@ -132,7 +132,7 @@ def _time(requested: str | None) -> datetime | None:
     try:
         found = datetime.fromisoformat(requested)
     except ValueError:
-        raise InputError(f"requested={requested!r} is no date. Write 2026-11-26, or 2026-11-26T10:00:00+00:00.") from None
+        raise InputError(f"requested={requested!r} is not a date. Write 2026-11-26, or 2026-11-26T10:00:00+00:00.") from None
     return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 

@@ -50,7 +50,7 @@ def plan_shards(
         trust: what the commitment stands for.
 
     Raises:
-        InputError: `before` is missing, or a folder is no sharded training.
+        InputError: `before` is missing, or a folder is not a sharded training.
     """
     if before is None:
         raise InputError("which stages the deletion changed follows from the training before it. Give its folder with --log DIR.")

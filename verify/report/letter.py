@@ -166,7 +166,7 @@ def _removed(request: RequestFacts, record: DeletionRecord, others: int, words: 
 
 
 def _by_word(removed: Mapping[str, int], words: Words) -> Counter[str]:
-    """Count removed copies by the word for their kind; some kinds share one. The training files are no copies."""
+    """Count removed copies by the word for their kind; some kinds share one. The training files are not copies."""
     counts: Counter[str] = Counter()
     for kind, count in removed.items():
         if kind != IN_TRAINING_FILE:

@@ -1,6 +1,6 @@
 """Compare a letter with the certificate that it speaks of: written again from the signed deletion record, it has to be the same.
 
-A letter is no part of a certificate, as it is written after the signatures, but nothing in it is free: the deletion record, the
+A letter is not part of a certificate, as it is written after the signatures, but nothing in it is free: the deletion record, the
 certificate, the templates, the language and the date determine every word. Only the blanks in square brackets are the sender's.
 """
 

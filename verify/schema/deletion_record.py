@@ -35,7 +35,7 @@ RECIPIENTS = "recipients"
 """Event: what is known of those to whom the data were passed on. It does not change the request's state."""
 
 NOTES = (EXTENDED, CONFIRMED, RECIPIENTS)
-"""Events that are no states."""
+"""Events that are not states."""
 
 RecipientKind = Literal["processor", "recipient", "fine-tune", "vector-store", "prompt-log", "other"]
 PARTIES: tuple[RecipientKind, ...] = ("processor", "recipient", "fine-tune")
@@ -200,7 +200,7 @@ class ReexecutedModel(Frozen):
         """Summarise a proof's file.
 
         Raises:
-            InputError: the file is no proof of a re-execution.
+            InputError: the file is not a proof of a re-execution.
         """
         found = Reexecution.load(proof)
         return cls(

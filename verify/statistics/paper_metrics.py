@@ -106,7 +106,7 @@ def privleak(target: Estimate, retrained: Estimate) -> Estimate:
 
     Shi et al. 2024, "MUSE: Machine unlearning six-way evaluation for language models". The paper's area A has members *below*
     non-members, the mirror image of the membership AUC here: about -100 for a model that still holds the forget set, near 0 for
-    one like the retrained, positive for one that over-forgot. It is no verdict: one retrained model does not show how far two
+    one like the retrained, positive for one that over-forgot. It is not a verdict: one retrained model does not show how far two
     honest ones differ.
 
     Args:

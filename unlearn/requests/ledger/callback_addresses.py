@@ -63,7 +63,7 @@ class AllowedCallbacks:
         """Return the addresses that a request asks to be called at, each once.
 
         Raises:
-            InputError: they are no list of addresses, too many, or one may not be called; no address is repeated.
+            InputError: they are not a list of addresses, too many, or one may not be called; no address is repeated.
         """
         if not given:
             return ()

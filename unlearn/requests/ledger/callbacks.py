@@ -1,6 +1,6 @@
 """Status callbacks that callers asked for: where to, which status was acknowledged last, when the next attempt is due.
 
-They lie beside the events and not among them: an address is no fact about a request, and goes with the last status.
+They lie beside the events and not among them: an address is not a fact about a request, and goes with the last status.
 """
 
 from dataclasses import dataclass, replace

@@ -115,7 +115,7 @@ def _due(given: date | int | None, request: Request) -> date:
 
 
 def state_nobody(ledger: Ledger, request: str) -> Request:
-    """Record the operator's statement that the data were passed on to nobody; systems of the operator's own are no recipients.
+    """Record the operator's statement that the data were passed on to nobody; systems of the operator's own are not recipients.
 
     Raises:
         InputError: recipients are recorded.

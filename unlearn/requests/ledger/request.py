@@ -27,7 +27,7 @@ class NewRequest:
         identifier_form: version of the canonical form of which `subjects` are hashes (`verify.data.canonical.FORM_VERSION`).
         language: code of the language in which the person is written to, or None.
         body: keyed hash of the request as it was sent over HTTP, by which it is recognized when it is sent again; else None.
-        callbacks: addresses that are notified when the status changes; they are no part of the chain.
+        callbacks: addresses that are notified when the status changes; they are not part of the chain.
     """
 
     subjects: tuple[str, ...]
@@ -55,7 +55,7 @@ class Step:
 
     Attributes:
         sequence: number in the whole ledger, from 1.
-        state: the state it led to, or a note that is no state (`verify.schema.deletion_record.NOTES`).
+        state: the state it led to, or a note that is not a state (`verify.schema.deletion_record.NOTES`).
         at: time in UTC, ISO 8601.
         details: facts of the step; no personal data.
     """
