@@ -11,10 +11,7 @@ from tiny_models import make_llama, make_tokenizer
 
 from verify.attacks import select_attacks
 from verify.attacks.base import Observation
-from verify.attacks.extraction.extraction_probability import (
-    log10_queries_to_extract,
-    probability_within,
-)
+from verify.attacks.extraction.extraction_probability import probability_within
 from verify.attacks.extraction.verbatim import Verbatim
 from verify.data.encoding import Encoder, collate
 from verify.data.identity import RecordKey
@@ -77,10 +74,8 @@ def test_extraction_probability_counts_the_secret_alone() -> None:
 
 
 def test_extraction_probability_is_finite_where_p_is_not() -> None:
-    """A secret whose probability underflows still has its logarithm and its order of magnitude."""
-    value = score("extraction_probability", observe([False] * 1000, log=-20.0))
-    assert value == -20_000.0
-    assert log10_queries_to_extract(value) == pytest.approx(20_000 / np.log(10))
+    """A secret whose probability underflows still has its logarithm."""
+    assert score("extraction_probability", observe([False] * 1000, log=-20.0)) == -20_000.0
 
 
 @given(p=st.floats(1e-9, 1 - 1e-9), queries=st.integers(1, 10_000))

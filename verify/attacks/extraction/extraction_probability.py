@@ -60,8 +60,3 @@ def probability_within(log_probability: ArrayLike, queries: int) -> NDArray[np.f
     # expm1 and log1p keep the digits of tiny p_z. log1p(-1) = -inf is correct: a certain secret is found by the first query.
     with np.errstate(divide="ignore"):
         return np.asarray(-np.expm1(queries * np.log1p(-p_z)))
-
-
-def log10_queries_to_extract(log_probability: ArrayLike) -> NDArray[np.float64]:
-    """Compute log10 of the expected number of samples until the secret appears, log10(1 / p_z), any shape, >= 0."""
-    return np.asarray(-np.asarray(log_probability, dtype=np.float64) / np.log(10.0))
