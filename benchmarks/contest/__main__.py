@@ -1,16 +1,17 @@
 """Contest: which approximate method brings forget records to the loss level of a retraining?
 
     python -m benchmarks.contest --world people|tofu01|tofu05|tofu10|knowundo --output DIR [--seeds 0 1 2] [--methods NAME ...]
-    python -m benchmarks.contest --world smollm2|smollm2_all --output DIR --work DIR --workers 10 --seconds 500
+    python -m benchmarks.contest --world smollm2|smollm2_all|smollm2_short --output DIR --work DIR --workers 10 --seconds 500
     python -m benchmarks.contest --merge contest_WORLD.json ... --output DIR     tables and figure from results alone
     python -m benchmarks.contest --output DIR         all worlds that were run, in one table
 
 Every approximate method of the catalogue is tuned over some settings on one half of the forget set and judged on the other against
 retrained references: by the verdict on every channel, and by the probes. `smollm2` teaches TOFU's authors to SmolLM2-135M-Instruct
-(from `make model`, or the folder in UNLEARN_SMOLLM2) by an adapter, `smollm2_all` in all weights; `rollback` can be named there,
-too, and `sisa` with the adapter. On small models "level, table" can be named: `level` with the aim of a level table, whose pool of
-eight models is trained first. Models stay in the working folder until their entry is judged. Writes `contest_WORLD.md`, `.json`
-and `.svg` into the output, with `--publish` into benchmarks/results as well. An interrupted run resumes.
+(from `make model`, or the folder in UNLEARN_SMOLLM2) by an adapter, `smollm2_all` in all weights; `smollm2_short`, for two cores, has
+fewer texts of more authors, and the settings that `smollm2` found. `rollback` can be named there, too, and `sisa` with the adapter. On
+small models "level, table" can be named: `level` with the aim of a level table, whose pool of eight models is trained first. Models
+stay in the working folder until their entry is judged. Writes `contest_WORLD.md`, `.json` and `.svg` into the output, with
+`--publish` into benchmarks/results as well. An interrupted run resumes.
 """
 
 import argparse

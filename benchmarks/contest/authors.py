@@ -6,6 +6,7 @@ drawn from these, so that they are exchangeable and the audit can ask both in ot
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,35 +16,57 @@ from benchmarks.contest.roles import Roles
 
 EACH = 20
 """Records of an author in TOFU."""
-TRAINED, FORGOTTEN = 16, 2
-"""Authors that the original is trained on, and how many of them are to be forgotten."""
 
 
-def author_roles(shared: Path, seed: int) -> Roles:
-    """Draw the authors by role; of each control every second record, at the places of the forget records that are judged.
+@dataclass(frozen=True)
+class Authors:
+    """Numbers of authors and of their records.
+
+    Attributes:
+        trained: authors that the original is trained on.
+        forgotten: how many of them are to be forgotten.
+        records: of each author, the shortest ones; None takes all for training, and of each control every second one, at the places
+            of the forget records that are judged.
+    """
+
+    trained: int = 16
+    forgotten: int = 2
+    records: int | None = None
+
+
+def author_roles(shared: Path, seed: int, authors: Authors) -> Roles:
+    """Draw the authors by role.
 
     Args:
         shared: folder of the public data sets.
         seed: of the draw.
+        authors: how many.
     """
     worded = _rows(shared / "tofu" / "forget10_perturbed.json")
     rows = _rows(shared / "tofu" / "full.json")
     first = (len(rows) - len(worded)) // EACH  # the reworded authors are the last ones, in the same order
     rng = np.random.default_rng([seed, 5])
     drawn = [int(first + number) for number in rng.permutation(len(worded) // EACH)]
-    kept = {int(number) for number in rng.permutation(first)[: TRAINED - FORGOTTEN]}
-    gone, controls = set(drawn[:FORGOTTEN]), set(drawn[FORGOTTEN:])
-    holdout = [index for index in range(len(rows)) if index // EACH in controls and index % 2]
-    forget = [index for index in range(len(rows)) if index // EACH in gone]
+    kept = {int(number) for number in rng.permutation(first)[: authors.trained - authors.forgotten]}
+    gone, controls = set(drawn[: authors.forgotten]), set(drawn[authors.forgotten :])
+    asked = [index for index in range(len(rows)) if authors.records is None or index in _shortest(rows, index, authors.records)]
+    holdout = [index for index in asked if index // EACH in controls and (index % 2 or authors.records is not None)]
+    forget = [index for index in asked if index // EACH in gone]
     return Roles(
         forget=[_chat(rows[index], index) for index in forget],
-        retain=[_chat(row, index) for index, row in enumerate(rows) if index // EACH in kept],
+        retain=[_chat(rows[index], index) for index in asked if index // EACH in kept],
         holdout=[_chat(rows[index], index) for index in holdout],
         rewordings=[
             {"record": f"record-{index}", "rewordings": [worded[index - first * EACH]["paraphrased_question"]]}
             for index in (*forget, *holdout)
         ],
     )
+
+
+def _shortest(rows: list[dict[str, Any]], index: int, count: int) -> list[int]:
+    """Return the places of the shortest records of a record's author."""
+    own = range(index // EACH * EACH, (index // EACH + 1) * EACH)
+    return sorted(own, key=lambda place: len(rows[place]["question"]) + len(rows[place]["answer"]))[:count]
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Worlds of the contest: people or real records in four roles, and the training by which a model memorizes them.
 
 `smollm2` and `smollm2_all` are worlds of a pretrained language model: TOFU's authors, taught to SmolLM2-135M-Instruct by an adapter
-or in all weights.
+or in all weights. `smollm2_short` is one for two processor cores: more of the authors are forgotten, each by a few short records.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from benchmarks.contest.authors import author_roles
+from benchmarks.contest.authors import Authors, author_roles
 from benchmarks.contest.roles import Roles, Rows
 from benchmarks.preset import require_smollm2
 from unlearn.experiments.demo import BASE_OPTIONS, BASE_RECORDS, FINETUNE_OPTIONS, MODEL_CONFIG, VOCABULARY
@@ -25,7 +25,7 @@ from verify.errors import InputError
 from verify.io.files import write_json, write_manifest, write_text
 from verify.provenance.holdout import split_holdout_file
 
-World = Literal["people", "tofu01", "tofu05", "tofu10", "knowundo", "smollm2", "smollm2_all"]
+World = Literal["people", "tofu01", "tofu05", "tofu10", "knowundo", "smollm2", "smollm2_all", "smollm2_short"]
 
 TOFU_PER_AUTHOR = 20
 TOFU_AUTHORS = 40
@@ -41,8 +41,16 @@ _LLM_OPTIONS = replace(ADAPTER, epochs=8, batch_size=4, overflow="split")
 LLM_OPTIONS: Mapping[str, TrainingOptions] = {
     "smollm2": _LLM_OPTIONS,
     "smollm2_all": replace(_LLM_OPTIONS, lora=False, learning_rate=2e-4),
+    "smollm2_short": _LLM_OPTIONS,
 }
 """Training of the worlds of a pretrained model, which learns the answers by heart."""
+SHORT_WORLD: World = "smollm2_short"
+AUTHORS: Mapping[World, Authors] = {
+    "smollm2": Authors(),
+    "smollm2_all": Authors(),
+    SHORT_WORLD: Authors(trained=16, forgotten=6, records=5),
+}
+"""Authors of the worlds of a pretrained model. Nothing is tuned in the short one, so all of its forgotten authors are judged."""
 
 
 def roles_of(world: World, shared: Path, seed: int) -> Roles:
@@ -57,7 +65,7 @@ def roles_of(world: World, shared: Path, seed: int) -> Roles:
     if not shared.is_dir():
         raise InputError(f"the public data sets are not at {shared}. Name their folder with --shared-data DIR.")
     if world in LLM_OPTIONS:
-        return author_roles(shared, seed)
+        return author_roles(shared, seed, AUTHORS[world])
     return _knowundo(shared) if world == "knowundo" else _tofu(TOFU_FORGOTTEN[world], shared, seed)
 
 
@@ -110,7 +118,7 @@ def write_world(world: World, shared: Path, seed: int, folder: Path) -> None:
     """
     base_of(world, folder)
     roles = roles_of(world, shared, seed)
-    tuning, judged = _halves(roles.forget)
+    tuning, judged = (roles.forget, roles.forget) if world == SHORT_WORLD else _halves(roles.forget)
     files: dict[str, Rows] = {
         "train": [*roles.retain, *roles.forget],
         "forget": roles.forget,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.contest.data import LLM_OPTIONS
+from benchmarks.contest.data import LLM_OPTIONS, SHORT_WORLD
 from benchmarks.contest.judge import settings_for
 from benchmarks.contest.place import Place
 from benchmarks.contest.trials import ORIGINAL
@@ -24,7 +24,8 @@ from verify.provenance.training_history import learning_rate_of
 
 SMALL: Sequence[str] = ("quantization", "relearning")
 LLM: Sequence[str] = ()
-"""Probes on the small models and on a pretrained one; none named are all but the costliest."""
+LLM_SHORT: Sequence[str] = ("quantization",)
+"""Probes on the small models, on a pretrained one, and on it for two cores; none named are all but the costliest."""
 REFERENCES = 3
 """References that are probed, at most."""
 
@@ -50,7 +51,7 @@ def probe_model(place: Place, name: str, folder: Path) -> None:
             learning_rate_of(str(place.model(ORIGINAL))),
             load_model(place.base),
         )
-        probes = select_probes(LLM if place.world in LLM_OPTIONS else SMALL)
+        probes = select_probes(LLM_SHORT if place.world == SHORT_WORLD else LLM if place.world in LLM_OPTIONS else SMALL)
         losses, not_run = treated_losses(old if folder == place.model(ORIGINAL) else load_model(folder), material, probes)
         rows = [{"treatment": list(key), "losses": _written(values)} for key, values in losses.items()]
         write_json(path, {"losses": rows, "not_run": not_run})

@@ -1,7 +1,8 @@
 """What runs in a contest: its entries in order of importance, and the settings that each is tuned over.
 
 On small models a method gets six settings: three learning rates, and two weights of its retain term (two lengths if it has none).
-On a pretrained model it gets three, with rates that are shares of the fine-tuning's: an adapter and all weights take other ones.
+On a pretrained model it gets three, with rates that are shares of the fine-tuning's: an adapter and all weights take other ones. On
+`smollm2_short` it gets the one that was chosen on `smollm2`.
 """
 
 import itertools
@@ -9,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from benchmarks.contest.data import LLM_OPTIONS, World
+from benchmarks.contest.data import LLM_OPTIONS, SHORT_WORLD, World
 from unlearn.methods import method_classes
 from unlearn.training.method import Rebuild
 from unlearn.training.options import TrainingOptions, learning_rate_of
@@ -24,7 +25,7 @@ BY_TABLE = "level, table"
 models."""
 EXACT = ("sisa", "rollback")
 """Exact rebuilds that can be named beside the approximate methods; they have no settings."""
-MAIN = ("level", "npo", "simnpo", "grad_diff", "rmu", "wga", *EXACT)
+MAIN = ("level", "calibrated_distillation", "npo", "simnpo", "grad_diff", "rmu", "wga", *EXACT)
 """Run first, so that a contest that is cut off can be published."""
 SLOW = ("ties", "negmerge", "altpo", "fisher", "ssd")
 """Run before the other methods, so that at the end no process waits for a long one."""
@@ -44,6 +45,17 @@ LLM_WITHOUT_RETAIN = (0.05, 0.2, 0.6)
 """Rates of any other method: on the small models these were best at the lowest rate, or find their scale by themselves."""
 LLM_LEVEL = ((1 / 16, 1.0), (1 / 4, 1.0), (1 / 4, 0.2))
 """Settings of `AIMED` methods around the default rate of `level`, an eighth, with their own number of passes."""
+FOUND: Mapping[str, tuple[float, float]] = {
+    "level": (1 / 4, 0.2),
+    "npo": (0.6, 5.0),
+    "simnpo": (0.2, 1.0),
+    "grad_diff": (0.6, 5.0),
+    "rmu": (2.0, 5.0),
+    "wga": (0.2, 1.0),
+}
+"""What was chosen on `smollm2` (benchmarks/results/contest_smollm2.json), where other authors are drawn: the settings of
+`smollm2_short`, which tunes nothing. Methods that have no choice there take the first setting of that world, `AIMED` ones their
+defaults."""
 
 
 AIMED = ("level", "calibrated_distillation")
@@ -111,12 +123,16 @@ def _on_small(name: str) -> Iterator[Setting]:
 
 def _on_pretrained(name: str, world: World) -> Iterator[Setting]:
     weight, whole = _retain_weight(name), learning_rate_of(LLM_OPTIONS[world])
+    if world == SHORT_WORLD and name in AIMED and name not in FOUND:
+        yield Setting()
+        return
     if weight is None:
-        for share in LLM_WITHOUT_RETAIN:
+        for share in LLM_WITHOUT_RETAIN[: 1 if world == SHORT_WORLD else None]:
             yield Setting({}, TrainingOptions(learning_rate=share * whole, epochs=LLM_EPOCHS, batch_size=BATCH))
         return
     epochs = None if name in AIMED else LLM_EPOCHS
-    for share, factor in LLM_LEVEL if name in AIMED else LLM_WITH_RETAIN:
+    grid = LLM_LEVEL if name in AIMED else LLM_WITH_RETAIN
+    for share, factor in [FOUND.get(name, grid[0])] if world == SHORT_WORLD else grid:
         options = TrainingOptions(learning_rate=share * whole, epochs=epochs, batch_size=None if name in OWN_STEPS else BATCH)
         yield Setting({"alpha": factor * weight}, options)
 

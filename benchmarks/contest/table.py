@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.contest.channel_table import CHANNELS, channel_row, validity
 from benchmarks.contest.channel_table import LEGEND as CHANNEL_LEGEND
-from benchmarks.contest.data import LLM_OPTIONS, SPLIT_BY_SUBJECT, World
+from benchmarks.contest.data import LLM_OPTIONS, SHORT_WORLD, SPLIT_BY_SUBJECT, World
 from benchmarks.contest.settings import approximate_methods, entries_of
 from verify.errors import InputError
 from verify.io.files import read_json, write_text
@@ -116,6 +116,8 @@ def _about(world: str, runs: Runs, judged: Sequence[Mapping[str, Any]]) -> str:
             "any request; no row's cost counts it."
         )
     run = f"{machines}; seeds {seeds}; {references} references; {records} records judged"
+    if world == SHORT_WORLD:
+        return f"{run}; nothing is tuned on them: the settings are those that were chosen on `smollm2`, with other authors.{pool}"
     return f"{run}, as many others used for tuning{split}.{pool}"
 
 

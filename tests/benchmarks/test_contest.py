@@ -19,7 +19,7 @@ from unlearn.methods import method_classes
 from verify.errors import InputError
 
 
-@pytest.mark.parametrize(("world", "count"), [("people", 6), ("smollm2", 3), ("smollm2_all", 3)])
+@pytest.mark.parametrize(("world", "count"), [("people", 6), ("smollm2", 3), ("smollm2_all", 3), ("smollm2_short", 1)])
 def test_every_method_has_as_many_settings(world: Any, count: int) -> None:
     """All different and accepted by the method; those that are not trained search by themselves."""
     for name in approximate_methods():
@@ -233,11 +233,42 @@ def authors_like_tofu(folder: Path, count: int, worded: int) -> None:
         (folder / "tofu" / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def test_the_short_world_has_the_shortest_records_and_tunes_nothing(
+    tmp_path: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each author the same few; every forgotten one is judged, by rewordings too; no author has two roles."""
+    monkeypatch.setenv("UNLEARN_SMOLLM2", str(model_dir))
+    monkeypatch.setattr(authors, "EACH", 6)
+    authors_like_tofu(tmp_path / "shared", 24, 14)
+    write_world("smollm2_short", tmp_path / "shared", 0, tmp_path)
+    names = ("train", "forget", "retain", "holdout", "judged", "tuning", "rewordings", "holdout-audit")
+    rows = {name: [json.loads(line) for line in (tmp_path / "data" / f"{name}.jsonl").read_text().splitlines()] for name in names}
+    assert {name: len(found) for name, found in rows.items()} == {
+        **dict.fromkeys(("forget", "judged", "tuning"), 30),
+        **dict.fromkeys(("retain", "rewordings"), 50),
+        "train": 80,
+        "holdout": 40,
+        "holdout-audit": 20,
+    }
+    people = [{row["subject_id"] for row in rows[name]} for name in ("forget", "retain", "holdout")]
+    assert not set.intersection(*people)
+    assert [len(found) for found in people] == [6, 10, 8]
+    longest = {
+        row["question"]: row for row in map(json.loads, (tmp_path / "shared" / "tofu" / "full.json").read_text().splitlines())
+    }
+    for author in people[0]:
+        own = {row["messages"][0]["content"] for row in rows["forget"] if row["subject_id"] == author}
+        left = [row for question, row in longest.items() if question.split()[1] == author.split("-")[1] and question not in own]
+        assert len(left) == 1
+        size = len(left[0]["question"] + left[0]["answer"])
+        assert all(len(question + longest[question]["answer"]) <= size for question in own)
+
+
 def test_a_contest_on_a_pretrained_model(tmp_path: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing runs without time. Then every entry gets verdict, channels and probes; its models go; the results make the tables."""
     monkeypatch.setenv("UNLEARN_SMOLLM2", str(model_dir))
     monkeypatch.setattr(authors, "EACH", 4)
-    monkeypatch.setattr(authors, "TRAINED", 4)
+    monkeypatch.setitem(cast("dict[str, Any]", data.AUTHORS), "smollm2", authors.Authors(trained=4))
     monkeypatch.setattr(probing, "LLM", ("quantization",))
     options = replace(data.LLM_OPTIONS["smollm2"], learning_rate=2e-2, epochs=10, bf16=False)
     monkeypatch.setitem(cast("dict[str, Any]", data.LLM_OPTIONS), "smollm2", options)
