@@ -7,11 +7,11 @@
 
 Every approximate method of the catalogue is tuned over some settings on one half of the forget set and judged on the other against
 retrained references: by the verdict on every channel, and by the probes. `smollm2` teaches TOFU's authors to SmolLM2-135M-Instruct
-(from `make model`, or the folder in UNLEARN_SMOLLM2) by an adapter, `smollm2_all` in all weights; `smollm2_short`, for two cores, has
-fewer texts of more authors, and the settings that `smollm2` found. `rollback` can be named there, too, and `sisa` with the adapter. On
-small models "level, table" can be named: `level` with the aim of a level table, whose pool of eight models is trained first. Models
-stay in the working folder until their entry is judged. Writes `contest_WORLD.md`, `.json` and `.svg` into the output, with
-`--publish` into benchmarks/results as well. An interrupted run resumes.
+(from `make model`, or the folder in UNLEARN_SMOLLM2) by an adapter, `smollm2_all` in all weights; `smollm2_short`, for two cores,
+has fewer texts of more authors, and the settings that `smollm2` found. `rollback` can be named there, too, and `sisa` with the
+adapter. On small models "level, table" can be named: `level` with the aim of a level table, whose pool of eight models is trained
+first. Models stay in the working folder until their entry is judged. Writes `contest_WORLD.md`, `.json` and `.svg` into the output,
+with `--publish` into benchmarks/results as well. An interrupted run resumes.
 """
 
 import argparse
