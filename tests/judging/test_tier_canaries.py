@@ -5,7 +5,7 @@ import pytest
 from score_tables import canary_table
 
 from verify.judging.tier_canaries import judge_process
-from verify.schema.claims import CoinBatch, Process
+from verify.schema.claims import CanaryBatch, ProcedureClaim
 from verify.schema.settings import Settings
 from verify.scores.table import ScoreTable
 from verify.statistics.one_run import one_run_epsilon
@@ -14,7 +14,7 @@ SETTINGS = Settings()
 COMMITMENT, OTHER = "a" * 64, "b" * 64
 
 
-def judged(table: ScoreTable, **changes: object) -> Process:
+def judged(table: ScoreTable, **changes: object) -> ProcedureClaim:
     process = judge_process(table, SETTINGS.model_copy(update=changes), 0.05, COMMITMENT)
     assert process is not None
     return process
@@ -62,7 +62,7 @@ def test_subtracting_a_canary_free_model_sees_more() -> None:
 
 def test_evidence_of_deletions_multiplies() -> None:
     """The e-value over batches is the product of the batches': three procedures that leak a little raise an alarm together."""
-    earlier = [CoinBatch(commitment=OTHER, guesses=100, correct=65)] * 2
+    earlier = [CanaryBatch(commitment=OTHER, guesses=100, correct=65)] * 2
     process = judge_process(canary_table(remembered=1.0), SETTINGS, 0.05, COMMITMENT, earlier)
     assert process is not None
     by_hand = 0.0

@@ -5,13 +5,13 @@ import pytest
 from score_tables import simulated_table
 
 from verify.judging.tier_controls import judge_controls
-from verify.schema.claims import Twins
+from verify.schema.claims import HeldOutClaim
 from verify.schema.settings import Settings
 
 SETTINGS = Settings(twins=True)
 
 
-def judged(blind_p: float = 0.5, **truth: object) -> Twins:
+def judged(blind_p: float = 0.5, **truth: object) -> HeldOutClaim:
     table = simulated_table(references=1, **truth)  # type: ignore[arg-type]
     twins = judge_controls(table, SETTINGS, 0.05, blind_p)
     assert twins is not None

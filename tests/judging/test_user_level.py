@@ -7,7 +7,7 @@ import pytest
 from score_tables import simulated_table
 
 from verify.judging.user_level import judge_people
-from verify.schema.claims import People
+from verify.schema.claims import UserLevelClaim
 from verify.schema.settings import Settings
 from verify.scores.table import ScoreBlock, ScoreTable
 
@@ -35,7 +35,7 @@ def table_of_people(*, known: float, known_before: float = 1.0, subjects: int = 
     return replace(table, blocks=blocks)
 
 
-def judged(**truth: float) -> People:
+def judged(**truth: float) -> UserLevelClaim:
     people = judge_people(table_of_people(**truth), Settings(twins=True), 0.05, 0.5)  # type: ignore[arg-type]
     assert people is not None
     return people

@@ -9,7 +9,7 @@ from verify.auditing.audited_models import Models
 from verify.auditing.looks import read_looks
 from verify.data.canaries import Canaries, find_canaries
 from verify.errors import InputError
-from verify.schema.claims import CoinBatch
+from verify.schema.claims import CanaryBatch
 from verify.schema.evidence import Evidence
 from verify.schema.judged_by import ControlsAccount
 from verify.schema.settings import Settings
@@ -28,7 +28,7 @@ class Past:
     """
 
     canaries: Canaries | None
-    batches: tuple[CoinBatch, ...]
+    batches: tuple[CanaryBatch, ...]
     deletions: Sequence[Evidence]
     looks: Sequence[Evidence]
     audited_before: int | None
@@ -66,11 +66,11 @@ def read_past(
     return Past(coins, batches, deletions, read_looks(looks, models.target), audited_before)
 
 
-def _earlier_batches(earlier: Sequence[Evidence], commitment: str | None) -> tuple[CoinBatch, ...]:
+def _earlier_batches(earlier: Sequence[Evidence], commitment: str | None) -> tuple[CanaryBatch, ...]:
     """Return the canary counts of earlier deletions; one set of canaries may count only once in the e-value."""
     if commitment is None:
         return ()
-    batches: list[CoinBatch] = []
+    batches: list[CanaryBatch] = []
     for process in (one.process for one in earlier if one.process is not None):
         batches += [batch for batch in process.batches if batch not in batches]
     commitments = [commitment, *(batch.commitment for batch in batches)]

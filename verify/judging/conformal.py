@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from verify.schema.claims import TwinFinding
+from verify.schema.claims import ConformalFinding
 from verify.schema.parts import SetRole
 from verify.scores.table import ScoreTable
 from verify.statistics.multiplicity import benjamini_hochberg, conformal_p_values
@@ -41,13 +41,15 @@ def describe_calibration(table: ScoreTable, role: SetRole) -> str:
     return f"mean log-probability per token, less its mean under {count} model{'s' if count > 1 else ''} that never saw the text"
 
 
-def conformal_findings(names: Sequence[str], scores: Array, controls: Array, q: float) -> tuple[TwinFinding, ...]:
+def conformal_findings(names: Sequence[str], scores: Array, controls: Array, q: float) -> tuple[ConformalFinding, ...]:
     """Find scores that differ from the controls' in either direction, at a false-discovery rate of q over both."""
     findings = []
     for direction, sign in (("remembered", 1.0), ("over-forgotten", -1.0)):
         rejections = benjamini_hochberg(conformal_p_values(sign * scores, sign * controls), q / 2)
         findings += [
-            TwinFinding.model_validate({"record": names[i], "direction": direction, "adjusted_p": float(rejections.adjusted[i])})
+            ConformalFinding.model_validate(
+                {"record": names[i], "direction": direction, "adjusted_p": float(rejections.adjusted[i])}
+            )
             for i in np.flatnonzero(rejections.rejected).tolist()
         ]
     return tuple(sorted(findings, key=lambda finding: finding.adjusted_p))

@@ -28,7 +28,7 @@ from verify.judging.tier_siblings import judge_siblings
 from verify.judging.user_level import judge_people
 from verify.judging.verdict_text import Facts, explain, next_step, not_shown, scope, seen_by_attacks
 from verify.schema.attack_results import AttackResult, ChannelNotRun
-from verify.schema.claims import CoinBatch, WithoutAdapter
+from verify.schema.claims import CanaryBatch, WithoutAdapter
 from verify.schema.evidence import Judgement
 from verify.schema.inputs import Registered
 from verify.schema.judged_by import TABLE_RULES, ControlsAccount, LevelTableUsed
@@ -60,7 +60,7 @@ class Aside:
     blind_p: float | None = None
     people_blind_p: float | None = None
     commitment: str | None = None
-    earlier: tuple[CoinBatch, ...] = ()
+    earlier: tuple[CanaryBatch, ...] = ()
     representation: Representation | None = None
     not_run: tuple[ChannelNotRun, ...] = ()
     level_table: LevelTableUsed | None = None

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from verify.judging.record_claim import RecordClaim
-from verify.schema.claims import People, Process, Twins
+from verify.schema.claims import HeldOutClaim, ProcedureClaim, UserLevelClaim
 from verify.schema.parts import Gate, Tier, VerdictWord
 from verify.schema.siblings import Siblings
 
 RECORD_TIERS: tuple[Tier, ...] = ("retrained references", "level table")
 """What the record claim can be compared with; the gate that asks for it has the same name."""
-OtherClaim = Siblings | Twins | People | Process
+OtherClaim = Siblings | HeldOutClaim | UserLevelClaim | ProcedureClaim
 """A claim beside the record claim, with a verdict of its own."""
 
 
@@ -31,9 +31,9 @@ class OtherClaims:
     """
 
     siblings: Siblings | None
-    twins: Twins | None
-    people: People | None
-    process: Process | None
+    twins: HeldOutClaim | None
+    people: UserLevelClaim | None
+    process: ProcedureClaim | None
 
     def made(self) -> dict[Tier, OtherClaim]:
         """Return the claims that are made, by what they rest on."""

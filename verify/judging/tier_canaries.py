@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from verify.judging.conformal import calibrated, calibrators
-from verify.schema.claims import CoinBatch, Process
+from verify.schema.claims import CanaryBatch, ProcedureClaim
 from verify.schema.parts import Value, VerdictWord
 from verify.schema.settings import Settings
 from verify.scores.table import ScoreTable
@@ -19,8 +19,8 @@ from verify.statistics.one_run import assignment_test, deletion_e_value, one_run
 
 
 def judge_process(
-    table: ScoreTable, settings: Settings, alpha: float, commitment: str, earlier: Sequence[CoinBatch] = ()
-) -> Process | None:
+    table: ScoreTable, settings: Settings, alpha: float, commitment: str, earlier: Sequence[CanaryBatch] = ()
+) -> ProcedureClaim | None:
     """Judge the deletion procedure by its canaries, or return None where none were scored.
 
     The guess about a pair is the member with the higher score under the target, calibrated for difficulty with models that never
@@ -42,13 +42,13 @@ def judge_process(
     exact = assignment_test(guesses, correct)
     bounds = [one_run_epsilon(pairs, guesses, right, settings.delta, alpha / 2) for right in (correct, guesses - correct)]
     bound = max(bounds, key=lambda entry: entry.epsilon)
-    batches = (*earlier, CoinBatch(commitment=commitment, guesses=guesses, correct=correct))
+    batches = (*earlier, CanaryBatch(commitment=commitment, guesses=guesses, correct=correct))
     evidence = deletion_e_value([batch.guesses for batch in batches], [batch.correct for batch in batches], settings.bet)
     log_e_value = float(evidence.log_e_values[-1])
     seen = assignment_test(guesses, original_correct).remembered <= alpha
     leaks = bound.epsilon > settings.epsilon
     verdict: VerdictWord = "NOT_TESTABLE" if not seen else "NOT_FORGOTTEN" if leaks else "INCONCLUSIVE"
-    return Process(
+    return ProcedureClaim(
         commitment=commitment,
         pairs=pairs,
         guesses=guesses,

@@ -3,7 +3,7 @@
 import numpy as np
 
 from verify.judging.conformal import BLIND_LEVEL, Array, calibrated, conformal_findings, describe_calibration
-from verify.schema.claims import TwinFinding, Twins
+from verify.schema.claims import ConformalFinding, HeldOutClaim
 from verify.schema.parts import Value, VerdictWord
 from verify.schema.settings import Settings
 from verify.scores.table import ScoreTable
@@ -15,7 +15,7 @@ CALL_RATE = 0.10
 """False-positive rate of the membership guesses from which the share still in the model is estimated."""
 
 
-def judge_controls(table: ScoreTable, settings: Settings, alpha: float, blind_p: float) -> Twins | None:
+def judge_controls(table: ScoreTable, settings: Settings, alpha: float, blind_p: float) -> HeldOutClaim | None:
     """Judge the forget set against held-out controls, or return None where the holdout is not declared exchangeable.
 
     Every forget record gets a conformal p-value among the controls, in both directions, corrected by Benjamini-Hochberg. The test
@@ -54,7 +54,7 @@ def judge_controls(table: ScoreTable, settings: Settings, alpha: float, blind_p:
             f"with a residual of one standard deviation is detected with probability {_single_power(controls):.2f}: retrained "
             "references would settle it."
         )
-    return Twins(
+    return HeldOutClaim(
         records=len(table.loss("target", "forget")),
         controls=controls,
         statistic=describe_calibration(table, "forget"),
@@ -69,7 +69,7 @@ def judge_controls(table: ScoreTable, settings: Settings, alpha: float, blind_p:
     )
 
 
-def _findings(table: ScoreTable, model: str, alpha: float) -> tuple[TwinFinding, ...]:
+def _findings(table: ScoreTable, model: str, alpha: float) -> tuple[ConformalFinding, ...]:
     records = table.blocks[model, "forget"].records
     return conformal_findings(records, calibrated(table, model, "forget"), calibrated(table, model, "holdout"), alpha)
 

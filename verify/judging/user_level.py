@@ -11,7 +11,7 @@ from scipy import stats
 
 from verify.data.subjects import MergedNames
 from verify.judging.conformal import BLIND_LEVEL, Array, calibrated, conformal_findings, describe_calibration
-from verify.schema.claims import People
+from verify.schema.claims import UserLevelClaim
 from verify.schema.parts import SetRole, Value, VerdictWord
 from verify.schema.settings import Settings
 from verify.scores.table import ScoreBlock, ScoreTable
@@ -26,7 +26,7 @@ def enough_people(table: ScoreTable) -> bool:
     return all(block is not None and len(set(whose(block))) > 1 for block in blocks)
 
 
-def judge_people(table: ScoreTable, settings: Settings, alpha: float, blind_p: float | None) -> People | None:
+def judge_people(table: ScoreTable, settings: Settings, alpha: float, blind_p: float | None) -> UserLevelClaim | None:
     """Judge the forget set's subjects by their fresh texts, or return None where there are not enough of them.
 
     Half of `alpha` goes to the set (a rank-sum test over people, exact for small samples), half to single people (conformal,
@@ -52,7 +52,7 @@ def judge_people(table: ScoreTable, settings: Settings, alpha: float, blind_p: f
         verdict, reason = "NOT_TESTABLE", obstacle
     else:
         verdict, reason = _judged(len(names), len(others), auc, p_value, len(accused), alpha)
-    return People(
+    return UserLevelClaim(
         subjects=len(names),
         controls=len(others),
         texts=len(table.loss("target", "fresh")),

@@ -8,7 +8,7 @@ from verify.io.documents import Frozen
 from verify.schema.parts import Digest, RecordHash, Share, Value, VerdictWord
 
 
-class CoinBatch(Frozen):
+class CanaryBatch(Frozen):
     """Counts of one deletion's guesses about its own canaries."""
 
     commitment: Digest
@@ -16,7 +16,7 @@ class CoinBatch(Frozen):
     correct: int = Field(ge=0)
 
 
-class Process(Frozen):
+class ProcedureClaim(Frozen):
     """Tier A: a test of the deletion procedure by randomly assigned canaries, without retraining.
 
     Attributes:
@@ -48,13 +48,13 @@ class Process(Frozen):
     limit: float = Field(gt=0)
     calibrated_by: int = Field(ge=0)
     original_accuracy: Value
-    batches: tuple[CoinBatch, ...]
+    batches: tuple[CanaryBatch, ...]
     log_e_value: float
     verdict: VerdictWord
     reason: str
 
 
-class TwinFinding(Frozen):
+class ConformalFinding(Frozen):
     """A record (or a person) that differs from the never-trained controls."""
 
     record: RecordHash
@@ -62,7 +62,7 @@ class TwinFinding(Frozen):
     adjusted_p: Share
 
 
-class Twins(Frozen):
+class HeldOutClaim(Frozen):
     """Tier C: forget records against controls that were held out at random at data collection, without retraining.
 
     Attributes:
@@ -80,7 +80,7 @@ class Twins(Frozen):
     records: int = Field(ge=1)
     controls: int = Field(ge=1)
     statistic: str
-    accused: tuple[TwinFinding, ...]
+    accused: tuple[ConformalFinding, ...]
     original_accused: int = Field(ge=0)
     smallest_p: Share
     blind_p: Share
@@ -90,7 +90,7 @@ class Twins(Frozen):
     reason: str
 
 
-class People(Frozen):
+class UserLevelClaim(Frozen):
     """User level: texts of the data subjects that no model was trained on, against those of other people.
 
     Attributes:
@@ -114,7 +114,7 @@ class People(Frozen):
     p_value: Share
     original_p: Share
     blind_p: Share | None
-    accused: tuple[TwinFinding, ...]
+    accused: tuple[ConformalFinding, ...]
     verdict: VerdictWord
     reason: str
 

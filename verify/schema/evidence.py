@@ -29,7 +29,7 @@ from verify.schema.channels import (
     contradiction,
     verdict_phrase,
 )
-from verify.schema.claims import People, Process, Twins, WithoutAdapter
+from verify.schema.claims import HeldOutClaim, ProcedureClaim, UserLevelClaim, WithoutAdapter
 from verify.schema.figures import Figures
 from verify.schema.inputs import (
     AuditedModel,
@@ -120,9 +120,9 @@ class Judgement(Frozen):
     accused: tuple[RecordFinding, ...]
     blind: Value | None = None
     blind_p: Share | None = None
-    process: Process | None = None
-    twins: Twins | None = None
-    people: People | None = None
+    process: ProcedureClaim | None = None
+    twins: HeldOutClaim | None = None
+    people: UserLevelClaim | None = None
     siblings: Siblings | None = None
     channels: tuple[ChannelResult, ...] = ()
     subjects: tuple[SubjectFinding, ...] = ()
