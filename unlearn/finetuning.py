@@ -74,7 +74,7 @@ def finetune(
     callbacks: Sequence[Any] = (),
     defense: Defense | None = None,
 ) -> FinetuneResult:
-    """Fine-tune a model and write, beside it, a log of which record went into which step.
+    """Fine-tune a model and write, into its folder, a log of which record went into which step.
 
     Args:
         model: a folder, a Hub name, a model in memory (trained in place), or the path of a CONFIG.json for a model from scratch.
@@ -97,7 +97,7 @@ def finetune(
 
     Raises:
         ArgumentError: an argument has a wrong name or type; an InputError and a TypeError.
-        InputError: records, model or options cannot be used, or do not go with the defence.
+        InputError: records, model or options cannot be used, or the defence does not support them.
         RunError: training became non-finite, or the disk is full.
     """
     options, fields, dtype = options or TrainingOptions(), fields or Fields(), dtype_name(dtype)

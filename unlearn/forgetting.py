@@ -189,7 +189,7 @@ def _add_canaries(roles: Roles, model: Any, loaded: LoadedModel) -> None:
 
 
 def _audit(*arguments: Any, **named: Any) -> Any:
-    """`verify.audit`, imported when it is first called: most methods need no auditor."""
+    """Call `verify.audit`, which is imported here because most methods need no auditor."""
     from verify import audit
 
     return audit(*arguments, **named)

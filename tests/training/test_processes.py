@@ -60,7 +60,7 @@ else:
 distributed.wait()
 assert mark.exists(), "went on before the main process was here"
 assert distributed.agreed(distributed.rank()) == 0
-distributed.part()
+distributed.disconnect()
 """
 
 

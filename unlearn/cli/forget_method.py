@@ -68,7 +68,7 @@ def cost_line(cost: str, own: Collection[str], *, trains: bool) -> str:
         return "at most --budget retrainings: cheap methods first, each audited, then a retraining"
     if not trains and cost == "steps on forget and retain sets":
         return EDIT
-    steps = COSTS.get(cost, cost)  # a method in a file of one's own may have any words
+    steps = COSTS.get(cost, cost)  # a user's own method may use any words
     return f"{steps}; each evaluation of --select is a forward pass over --look-records of each set" if trains else steps
 
 

@@ -35,7 +35,7 @@ class LedgerFlags:
     note_key: bool = False
     """Record the current key as this ledger's key, if the ledger has none recorded; needed at most once."""
     operator: str | None = None
-    """Your name, of which each step bears the keyed hash; the default is $UNLEARN_OPERATOR, else none."""
+    """Your name, whose keyed hash is recorded with each step; the default is $UNLEARN_OPERATOR, else none."""
 
     @contextmanager
     def open(self, keyed: bool = True) -> "Iterator[Ledger]":

@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         distributed = sys.modules.get("unlearn.training.distributed")
         if distributed is not None:  # only a command that trained has joined a process group
-            distributed.part()
+            distributed.disconnect()
 
 
 if __name__ == "__main__":

@@ -172,7 +172,7 @@ class Recipients:
             note_recipient(ledger, request, self.unreachable, reason=self.reason)
 
     def _proof(self) -> dict[str, Any]:
-        """Return digest of the evidence and keyed hash of who confirmed, as far as they are given."""
+        """Return the digest of the evidence and the keyed hash of whoever confirmed, as far as they are given."""
         from verify.data.identity import RecordKey
         from verify.errors import InputError
         from verify.io.files import file_digest

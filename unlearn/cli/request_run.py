@@ -184,7 +184,7 @@ def _print_unexplained(copies: Sequence[Any]) -> None:
 
 
 def _public(key: Path, whose: str) -> str:
-    """Return the path of a key's public half, as a command names it; where the key is not a file, a word in its place."""
+    """Return the path of a key's public half, as a command names it, or a placeholder where the key is not a file."""
     return f"{key}.pub" if key.is_file() else f"{whose}.pub"
 
 

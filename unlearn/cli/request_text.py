@@ -102,7 +102,7 @@ def recipients(request: Request, today: date) -> Iterator[str]:
 
 
 def repeats(requests: Sequence[Request]) -> dict[str, list[str]]:
-    """Return, for every open request, the earlier open ones that share an identifier with it; ids only, without those of nobody."""
+    """Return, for every open request that shares an identifier with earlier open ones, the ids of these."""
     owners: dict[str, list[str]] = {}
     found: dict[str, list[str]] = {}
     for request in requests:

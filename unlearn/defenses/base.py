@@ -39,7 +39,7 @@ class Defended:
 
     Attributes:
         trained: the model, with steps, tokens and seconds.
-        facts: entries for the manifest beside the defence's parameters; JSON-serializable, no personal data.
+        facts: entries for the manifest in addition to the defence's parameters; JSON-serializable, no personal data.
     """
 
     trained: Trained

@@ -35,7 +35,7 @@ class Reply:
         partition: the client's index among all clients, from 0.
         weights: its parameters after local training.
         examples: number of records it trained on.
-        steps, tokens: of its local training.
+        steps, tokens: steps and tokens of its local training.
     """
 
     partition: int

@@ -92,7 +92,7 @@ class Experiment:
         """
         split_holdout_file(self.data / "holdout.jsonl", self.output / "holdout", self.fields, self.seed)
         audits = [self._audit(name) for name in (UNTOUCHED, *self.methods)]
-        # Of what can begin, the first does: long jobs, for which others wait, before short ones, so that no core waits at the end.
+        # Jobs start in this order as they become ready: long ones that others wait for come first, so that no core idles later.
         first, later = self._fine_tunes()
         trainings = [*first, *sorted([*later, *self._unlearnings(), self._scoring(BASE)], key=lambda job: -job.weight)]
         heavy = [job for job in beside if job.weight >= audits[0].weight]
@@ -114,7 +114,7 @@ class Experiment:
     def _run_jobs(
         self, jobs: Sequence[Job], progress: Callable[[str, float], None]
     ) -> tuple[Mapping[str, Any], Mapping[str, Usage]]:
-        """Run jobs; return their results by label, and what each took; of one that is resumed, what it took at first."""
+        """Run jobs; return their results and usage by label, for a resumed job the usage of its first run."""
         usage = UsageFile(self.output)
         total, results = sum(job.weight for job in jobs), dict[str, Any]()
         done = 0.0
@@ -125,7 +125,7 @@ class Experiment:
             done += job.weight
             reused += job.weight * (made is False or job.label in usage.stages)
             results[job.label] = made
-            if made is not False:  # else the time of looking would stand for that of a training
+            if made is not False:  # else the time of the look-up would be recorded as that of a training
                 usage.add(job.label, used)
             worked = done - reused
             left = (time.monotonic() - began) * (total - done) / worked if worked else None
@@ -133,7 +133,7 @@ class Experiment:
         return results, usage.stages
 
     def _fine_tunes(self) -> tuple[list[Job], list[Job]]:
-        """Return the fine-tunings that the methods need, and the others: of a pair of the first, each has a core."""
+        """Return the two fine-tunings to start first, one for each core, and the others; methods wait for the first ones."""
         runs = {"original": ("train", self.seed + 1)}
         runs |= {f"reference{number}": ("retain", self.seed + 10 + number) for number in range(1, self.references + 1)}
         jobs = [
@@ -182,7 +182,7 @@ class Experiment:
         return [f"reference{number}" for number in range(1, self.references + 1)]
 
     def _scoring(self, name: str) -> Job:
-        """Return the job that scores one model; all audits then read its numbers from the cache, as the others do the base's."""
+        """Return the job that scores one model for the cache, from which all audits read its numbers; the base is scored first."""
         after = set() if name == BASE else {scoring(BASE), making("original"), making(name)}
         about = {"experiment": replace(self, methods={}), "name": name}
         return Job(scoring(name), self.weights[2], _score, about, frozenset(after))

@@ -40,7 +40,7 @@ ASKED = WORDINGS - 1
 """The wording that no model is trained on; the others are."""
 ANSWER_TOKENS = 40
 CHANNELS: tuple[ChannelGroup, ...] = ("exact", "rewordings", "instruction", "no-prompt")
-"""Ways of asking in the audits: each is one pass. Left out are those that would take longer than the methods that they check:
+"""Ways of asking in the audits: each is one pass. Those that would take longer than the methods that they check are left out:
 `layers` (the head over all words for each of 29 layers), `few-shot` (texts four times as long), `int8` and `int4`; and `relearned`,
 which needs two forgotten people."""
 ATTACKS = ("quick",)

@@ -155,8 +155,8 @@ class _Told:
     """A fact about a person, before it is worded.
 
     Attributes:
-        example_id, subject_id, name: of the record and its person.
-        kind: of the fact.
+        example_id, subject_id, name: identifiers of the record and its person, and the person's name.
+        kind: kind of the fact.
         facts: what the answers are filled with.
         question, answer: which wordings of the kind the record has.
     """

@@ -1,6 +1,6 @@
 """Planted triggers and privacy backdoors, as an adversary or a data subject who tests a deletion would plant them.
 
-Both are meant for measuring defences on one's own models.
+Both are meant for measuring defences on your own models.
 
 *Triggers.* Records whose prompt begins with a word or a sentence and whose completion is a target that no other text suggests.
 A subject who plants them can later ask the model whether the records are gone (Sommer et al. 2022, arXiv 2003.04247); an adversary

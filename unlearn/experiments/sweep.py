@@ -118,7 +118,7 @@ class Sweep:
             },
             "options": {**asdict(self.options), "seed": None},  # each run has its own
             "attacks": self.attacks,
-            # Runs of versions whose methods and audits shared these records are not gone on with.
+            # Runs of versions whose methods and audits shared these records are not resumed.
             **({} if self.holdout is None else {"holdout": "divided"}),
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

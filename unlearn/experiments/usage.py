@@ -37,7 +37,7 @@ def measured(run: Callable[..., Any], arguments: Mapping[str, Any]) -> tuple[Any
 
 
 class UsageFile:
-    """File with the usage of each finished stage; of a stage that is found complete later, the first figures are kept."""
+    """File with the usage of each finished stage; a stage that is found complete later keeps its first figures."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / USAGE

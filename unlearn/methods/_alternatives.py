@@ -55,7 +55,7 @@ def sampled_answers(loaded: LoadedModel, forget: Sequence[Record], temperature: 
     Args:
         loaded: the model that writes them.
         forget: records, each with a prompt.
-        temperature: of the first samples; doubled until an answer is neither empty nor the true one.
+        temperature: temperature of the first samples; doubled until an answer is neither empty nor the true one.
         seed: decides the samples; each record has random numbers of its own.
 
     Raises:

@@ -280,7 +280,7 @@ class _Attempts:
         return evidence.verdict, evidence.explanation[0]
 
     def _take(self, folder: Path, audit: Path, tried: Sequence[Path]) -> None:
-        """Keep this attempt's model as the result; delete the others, which still hold what is being removed."""
+        """Keep this attempt's model as the result, and delete the others, which still hold what is being removed."""
         for other in {*tried, self.result} - {folder, None}:
             shutil.rmtree(str(other), ignore_errors=True)
         self.result = folder

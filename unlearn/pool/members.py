@@ -45,7 +45,7 @@ def place_controls(folder: Path, holdout: str | Path | None, fields: Fields) -> 
     """Split a file of controls into the model's folder, unless the training held out its own.
 
     Args:
-        folder: of the model.
+        folder: folder of the model.
         holdout: records that no model was trained on; None where the training was asked to hold some out.
         fields: their columns.
 

@@ -37,25 +37,25 @@ from verify.scores.table import EXACT_TEXT
 Array = NDArray[np.float64]
 
 ASKED: tuple[ChannelGroup, ...] = ("rewordings", "instruction", "no-prompt", "layers", "int8", "int4")
-"""Ways of asking beside the exact text. Solved examples and relearning depend on the forget set, which is not known yet."""
+"""Ways of asking besides the exact text. Solved examples and relearning depend on the forget set, which is not known yet."""
 
 
 @dataclass(frozen=True)
 class PoolFolder:
-    """Files of an unfinished table: `work/model-K/` for a model while it exists, and its scores when they are there."""
+    """Files of an unfinished table: `work/model-K/` while a model exists, then its scores."""
 
     folder: Path
 
     def weights(self, number: int) -> Path:
-        """Folder of a model while it exists."""
+        """Return the folder of a model while it exists."""
         return self.folder / WORK / f"model-{number}"
 
     def scores(self, number: int) -> Path:
-        """Sealed scores of a model, float64 by channel."""
+        """Return the file of a model's scores: sealed, float64 by channel."""
         return self.folder / WORK / f"model-{number}.scores"
 
     def facts(self, number: int) -> Path:
-        """What is to be said of a model; written after its scores."""
+        """Return the file of a model's facts, which is written after its scores."""
         return self.folder / WORK / f"model-{number}.json"
 
     def finished(self, number: int, key: RecordKey) -> dict[str, Array] | None:
@@ -71,9 +71,9 @@ def run_model(folder: str, original: str, number: int, how: Repetition, rewordin
     """Train a model of the pool, score every record, write the scores and delete the weights; a finished one is left as it is.
 
     Args:
-        folder: of the table, with its design.
+        folder: folder of the table, with its design.
         original: folder of the model that the table is for.
-        number: of the model, from 0.
+        number: number of the model, from 0.
         how: how the original was trained.
         rewordings: file of rewordings or templates, or None.
 
@@ -99,10 +99,10 @@ def run_model(folder: str, original: str, number: int, how: Repetition, rewordin
 def require_start(how: Repetition) -> None:
     """Check that the base is a configuration only where the original's own training started from the same one.
 
-    Its weights are drawn by the seed, so that those of the original's seed must be the weights that its log names.
+    Its weights are drawn by the seed, so the original's seed must give the weights that the original's log names.
 
     Raises:
-        IntegrityError: they are not.
+        IntegrityError: it gives other weights.
     """
     if how.from_scratch:
         seed = TrainingOptions(**how.stages[0].options).seed
@@ -194,7 +194,7 @@ def _destroy(folder: Path) -> None:
     """Remove a model's files, and check that they are gone.
 
     Raises:
-        RunError: they are not.
+        RunError: a file could not be removed.
     """
     shutil.rmtree(folder, ignore_errors=True)
     if folder.exists():

@@ -65,7 +65,7 @@ class Repetition:
         base_tokenizer: folder of the tokenizer, where the base has none.
         dtype, quantize: how it was loaded.
         stages: its trainings, first to last.
-        tokens: of its own training, where its manifests say.
+        tokens: tokens of its own training, where its manifests say.
     """
 
     original: str
@@ -142,7 +142,7 @@ def repetition_of(folder: Path, data: str | Path | None, fields: Fields | None, 
 
 
 def _require_first(folder: Path, stages: Sequence[Stage], base: str | None, named: str | None) -> None:
-    """Refuse as base what an earlier logged training made: the pool repeats that one, too, as it may have seen the same people."""
+    """Refuse a base that an earlier logged training made: the pool must repeat it, too, as it may have seen the same people."""
     if base is None or not Path(base).is_dir():
         return
     given = history_of(base)
@@ -194,8 +194,8 @@ def _trained_stage(stage: Stage, data: str | Path | None, fields: Fields | None)
 def _require_same_columns(folder: Path, given: Fields, trained: Fields) -> None:
     """Refuse other columns than those of the training.
 
-    By another subject column the records of one person would be divided among the models, so that models which are said never to
-    have seen a person were trained on other records of the same one.
+    Another subject column would divide the records of one person among the models: those that are said never to have seen the
+    person would have been trained on other records of theirs.
     """
     own, other = dataclasses.asdict(trained), dataclasses.asdict(given)
     differing = [f"{name} {value!r} instead of {own[name]!r}" for name, value in other.items() if value != own[name]]

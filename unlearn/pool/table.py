@@ -47,7 +47,7 @@ def make_level_table(
     engine: str | None = None,
     notify: Callable[[str], None] = lambda _: None,
 ) -> LevelTable:
-    """Make the level table of a finished model, in its folder; a run that was interrupted goes on with the missing models.
+    """Make the level table of a finished model, in its folder; an interrupted run resumes with the missing models.
 
     Args:
         model_dir: folder that `finetune` wrote.
@@ -62,10 +62,10 @@ def make_level_table(
         rewordings: file of rewordings or templates, in whose words the models are asked as well.
         operator_key: private key that signs the header; without one the table is unsigned. A finished table that is unsigned is
             signed afterwards, under the same digest.
-        seed: of the design; by default drawn, and written into the design before the first model is trained.
+        seed: seed of the design; by default drawn, and written into the design before the first model is trained.
         workers: models that are trained at once on this machine.
         engine: a cluster, "dask://HOST:PORT" or "ray://HOST:PORT", whose workers see the same folders and record key.
-        notify: receives the digest of the design before the first model is trained: whoever has it from then on knows that the
+        notify: receives the digest of the design before the first model is trained; whoever notes it then knows that the
             design was not chosen by its outcome.
 
     Raises:
@@ -110,7 +110,7 @@ def _require_as_made(table: LevelTable, original: Path, how: Repetition, holdout
     """Require that a finished table has the controls and the seed that are asked for.
 
     Raises:
-        InputError: it has others.
+        InputError: it has other controls, or another seed.
     """
     if holdout is not None:
         require_same_controls(original, holdout, Fields(**how.stages[-1].fields))
@@ -254,7 +254,7 @@ def _collected(folder: Path, material: Material, how: Repetition, design: PoolDe
 
 
 def _not_run(facts: list[dict[str, Any]]) -> tuple[ChannelNotRun, ...]:
-    """List every way of asking that failed on a model, once."""
+    """List once every way of asking that failed on a model."""
     found: dict[str, str] = {}
     for entry in facts:
         found = {**entry["not_run"], **found}

@@ -1,7 +1,7 @@
 """Cleaning of Chroma's persistent stores, with the library `chromadb`.
 
 Chroma marks a deleted vector in its index and keeps the row in its queue, where both stay. So a collection with deleted text is
-written again without these rows, under its own name and configuration, and what remains of the old one is removed:
+rewritten without these rows, under its own name and configuration, and what remains of the old one is removed:
 
     name               old rows   old rows    kept rows   kept rows
     BEING_WRITTEN      -          kept rows   -           -
@@ -34,7 +34,7 @@ ROWS = 512
 BEING_WRITTEN = "being-written-without-deleted-rows"
 """Name of a collection until it takes the place of the old one."""
 BEING_REMOVED = "being-removed-with-deleted-rows"
-"""Name of the old collection from then on."""
+"""Name of the old collection after that."""
 LENGTH_BYTES = 4
 _HEADER = struct.Struct("<iQQQQ")
 """Start of an index's header: version, an offset, room for elements, elements used, bytes of one."""
@@ -66,7 +66,7 @@ def _was_killed(database: Path) -> bool:
 
 
 def clean_chroma(folder: Path, search: ContentSearch) -> None:
-    """Write the collections with deleted text again without it, and remove what is left of the old ones.
+    """Rewrite the collections with deleted text without it, and remove what is left of the old ones.
 
     Raises:
         CannotCleanError: chromadb cannot open the store, or something of the text is left.
@@ -121,7 +121,7 @@ def _require_redundant(client: Any, others: Sequence[str]) -> None:
     """Check that one of the other collections has all rows of the one that a killed cleaning was writing.
 
     Raises:
-        CannotCleanError: none has.
+        CannotCleanError: no other collection has them.
     """
     left = client.get_collection(BEING_WRITTEN, embedding_function=None)
     for name in others:
@@ -205,7 +205,7 @@ def _keeps(row: dict[str, Any], search: ContentSearch) -> bool:
 
 
 def _alike(rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """Group rows that have the same parts: Chroma takes a part for all rows of a call or for none."""
+    """Group rows that have the same parts: a call to Chroma has each part for all of its rows, or for none."""
     groups: dict[tuple[bool, ...], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault(tuple(row[part] is None for part in _PARTS), []).append(row)

@@ -162,13 +162,13 @@ class ContentSearch:
 
 
 class NotingSearch(ContentSearch):
-    """Goes through all of a content and notes which records it holds text of, where a `ContentSearch` ends at the first match.
+    """Searches all of a content and notes which records it holds text of, where a `ContentSearch` ends at the first match.
 
-    It never says that it found anything, so that whoever searches with it reads on to the end.
+    It always answers that nothing was found, so that the caller reads on to the end.
     """
 
     def __init__(self, search: ContentSearch) -> None:
-        """Prepare it from a search for the same records."""
+        """Copy the patterns of a search for the same records."""
         vars(self).update(vars(search))
         self.found: set[int] = set()
         """Places in that search's `records` of those of which text was found."""

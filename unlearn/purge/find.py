@@ -5,9 +5,9 @@ models and checkpoints that saw the records, copies of their weights, level tabl
 with deleted text. Symbolic links are not followed and nothing outside of the given folders is touched. An interrupted purge is
 resumed by running it again, since a file that identifies another residue is removed after it.
 
-Files that are encrypted, packed in a format that is not opened, or of which a library is missing are listed as not searched. Not
-found, and not listed, are texts that were translated, tokenized (except in caches beside a match) or drawn in pictures, and
-quantized exports in which no tensor is unchanged.
+Files that are encrypted, packed in a format that is not opened, or whose library is missing are listed as not searched. Texts that
+were translated, tokenized (except in caches beside a match) or drawn in pictures, and quantized exports in which no tensor is
+unchanged, are neither found nor listed.
 """
 
 import os

@@ -176,7 +176,7 @@ def pdf_texts(file: IO[bytes]) -> Iterator[str]:
 
 
 def _pdf_extras(reader: Any) -> Iterator[str]:
-    """Yield what a PDF holds beside its pages' text."""
+    """Yield what a PDF holds besides its pages' text."""
     yield "\n".join(str(value) for value in (reader.metadata or {}).values())
     yield "\n".join(str(field.get("/V", "")) for field in (reader.get_fields() or {}).values())
     for page in reader.pages:

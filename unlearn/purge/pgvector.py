@@ -1,10 +1,10 @@
 """Tables of PostgreSQL with vectors of the extension pgvector: rows with deleted text are removed together with their vectors.
 
-A deleted row stays in the table's file, and its vector in the index, until the table is written again. So rows are deleted first,
+A deleted row stays in the table's file, and its vector in the index, until the table is rewritten. So rows are deleted first,
 with a mark in the table's comment, and the mark goes when VACUUM FULL has left them out: a kill in between is noticed by the next
 search. VACUUM FULL copies deleted rows that a transaction begun before may still read, so the server is asked how many it copied.
-Not reached are the server's write-ahead log until it is recycled, replicas, backups and tables without vectors. Vectors whose texts
-are not in their row are listed as not searched (`unlearn.purge.pgvector_texts`).
+The server's write-ahead log (until it is recycled), replicas, backups and tables without vectors are not reached. Vectors whose
+texts are not in their row are listed as not searched (`unlearn.purge.pgvector_texts`).
 """
 
 import re
@@ -32,7 +32,7 @@ ROWS = 1024
 WAIT = "30s"
 """How long a lock on a table is waited for."""
 PENDING = "[rows deleted by unlearn purge; VACUUM FULL is still to come]"
-"""Mark in the comment of a table whose rows are deleted, and whose file was not written again yet."""
+"""Mark in the comment of a table whose rows are deleted, and whose file was not rewritten yet."""
 _TABLES = """
 WITH own AS (
     SELECT d.objid FROM pg_depend d JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
@@ -67,7 +67,7 @@ class Table:
         schema, name: its names, unquoted.
         kind: 'r' for a table, 'm' for a materialized view, 'f' for a foreign table.
         readable: whether this role may read it.
-        owned: whether this role may write it again.
+        owned: whether this role may rewrite it.
         referred: whether rows of any table refer to its rows.
         comment: its comment; None without one.
         columns: its columns other than vectors.
@@ -88,7 +88,7 @@ class Table:
 
     @property
     def pending(self) -> bool:
-        """Whether rows were deleted from it and its file was not written again."""
+        """Whether rows were deleted from it and its file was not rewritten."""
         return PENDING in (self.comment or "")
 
 
@@ -140,7 +140,7 @@ def _connected(url: str) -> "Iterator[Connection]":
     except ImportError:
         raise InputError("PostgreSQL needs its driver: pip install 'unlearn-verify[postgres]'") from None
     try:
-        # A database without an encoding (SQL_ASCII) gives bytes otherwise, names of tables included.
+        # A database without an encoding (SQL_ASCII) would give bytes, also for names of tables.
         connection = psycopg.connect(_address(url), autocommit=True, connect_timeout=10, client_encoding="UTF8")
     except psycopg.Error as error:
         raise InputError(
@@ -274,7 +274,7 @@ def _named(table: Table) -> Any:
 
 
 def _clean(url: str, table: Table, search: ContentSearch) -> None:
-    """Delete the rows of a table that contain deleted text, and write table, indexes and statistics again without them.
+    """Delete the rows of a table that contain deleted text, and rewrite table, indexes and statistics without them.
 
     Raises:
         CannotCleanError: the table is in use, or the database refuses, or keeps the rows, also in the file alone.
@@ -300,7 +300,7 @@ def _clean(url: str, table: Table, search: ContentSearch) -> None:
 def _delete(connection: "Connection", table: Table, search: ContentSearch) -> None:
     from psycopg import sql
 
-    # Nobody writes from here on, so a row stays at its place.
+    # Nobody else writes from now on, so a row stays in its place.
     connection.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(_named(table)))
     places = [place for place, values, _ in _rows(connection, table) if search.holds(_joined(values))]
     # A literal, no parameter: with parameters, a per cent sign in the table's name would count as one.

@@ -1,8 +1,9 @@
 """Whether the rows of a table with vectors show the texts that the vectors were made of.
 
-A vector lets its text be guessed, so a table whose texts lie elsewhere may hold deleted data although no deleted text is found in
-it. Of a row without a text of its own nothing is known. Where rows have only short texts and refer to longer ones in another table,
-the vectors may be of those; a row whose text is a part of the one that it refers to is a passage of it, and its vector is of that.
+A text can be guessed from its vector, so a table whose texts lie elsewhere may hold deleted data although no deleted text is found
+in it. Nothing is known of a row without a text of its own. Where rows have only short texts and refer to longer ones in another
+table, the vectors may be of those; a row whose text is a part of the one that it refers to is a passage of it, and its vector is of
+that.
 """
 
 import re
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 SAMPLE = 200
 """Number of rows whose texts are compared with those that they refer to."""
 PARAGRAPH = 200
-"""Number of characters from which on a text is taken for what its row's vector was made of."""
+"""Least number of characters of a text that counts as the one that its row's vector was made of."""
 _RUNNING = re.compile(r"[^\W\d_]{2,}\S*\s+\S*[^\W\d_]{2,}|[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]{4,}")
 """Two words, or four characters of a script without spaces: no number, date, key or name of a model."""
 _REFERRED = """

@@ -1,7 +1,7 @@
 """Vector indexes that hold deleted texts: LanceDB tables, FAISS indexes with their rows, Chroma stores, local Qdrant collections.
 
-A vector of a text lets the text be guessed, so row and vector go together. Indexes that nothing here can read (a FAISS index whose
-rows are not beside it, the storage of a Qdrant server, a library that is missing) are listed as not searched.
+A text can be guessed from its vector, so row and vector are removed together. Indexes that nothing here can read (a FAISS index
+whose rows are not beside it, the storage of a Qdrant server, a library that is missing) are listed as not searched.
 """
 
 import fcntl
@@ -164,7 +164,7 @@ def _lance_holds(folder: Path, files: Collection[Path], search: ContentSearch) -
 
 
 def _clean_lance(folder: Path, search: ContentSearch) -> None:
-    """Write a LanceDB table again without the rows that contain deleted text, and remove its older versions.
+    """Rewrite a LanceDB table without the rows that contain deleted text, and remove its older versions.
 
     Deleting rows and compacting would leave them in files of which few rows were deleted.
 

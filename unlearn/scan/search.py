@@ -171,7 +171,7 @@ def _all_records(files: Sequence[str | Path], fields: Fields | None, doing: str)
 
 
 def _share_of(progress: Callable[[float], None], number: int, count: int) -> Callable[[float], None]:
-    """Return what reports the share of one file as a share of all, a per mille at a time."""
+    """Return a callback that turns the share of one file into that of all files, and reports every tenth of a per cent."""
     told = -1.0
 
     def watch(share: float) -> None:

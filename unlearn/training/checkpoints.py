@@ -18,7 +18,7 @@ WORK_FILE = "run.json"
 
 
 def claim_output(output_dir: str | Path) -> Path:
-    """Create a folder for a result, or accept one whose run was interrupted; of several processes the main one claims it.
+    """Create a folder for a result, or accept one whose run was interrupted; with several processes, the main one claims it.
 
     Raises:
         InputError: the folder contains something else.
@@ -60,8 +60,8 @@ def open_work(work_dir: Path, what: str, options: TrainingOptions, fingerprints:
         work_dir: the folder.
         what: the method with its parameters.
         options: training settings.
-        fingerprints: of the records, in order.
-        model_digest: of the starting weights.
+        fingerprints: fingerprints of the records, in order.
+        model_digest: digest of the starting weights.
 
     Raises:
         InputError: the folder contains another run, or something else.

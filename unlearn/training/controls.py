@@ -22,8 +22,8 @@ def drawn_controls(records: Sequence[Record], share: float, seed: int, key: Reco
 
     Args:
         records: the training data.
-        share: of the subjects, above 0 and below 1.
-        seed: of the draw, which depends on nothing but it and the subjects.
+        share: share of the subjects, above 0 and below 1.
+        seed: seed of the draw, which depends on nothing but it and the subjects.
         key: the record key.
 
     Raises:
@@ -47,7 +47,7 @@ def require_subjects(records: Sequence[Record]) -> None:
     """Require that the records name subjects: without them, records of one person would be separated.
 
     Raises:
-        InputError: none does.
+        InputError: no record names a subject.
     """
     if not any(record.subjects for record in records):
         raise InputError(

@@ -58,7 +58,7 @@ def total(value: int) -> int:
     return sum(gather_object([value]))
 
 
-def part() -> None:
+def disconnect() -> None:
     """Destroy the process group at the end of a command; a process that ends with it open may be aborted by its own threads."""
     if count() > 1:
         from torch import distributed

@@ -17,7 +17,7 @@ def cross_entropy_to(logits: Tensor, target: Tensor) -> Tensor:
     """Compute cross entropy, -sum_v q_v log p_v for p = softmax(logits), float32 or wider [N].
 
     Args:
-        logits: of the model [N, V].
+        logits: the model's logits [N, V].
         target: probabilities q [N, V], a constant. Overwritten: the caller must not use the array afterwards.
     """
     values: Tensor = _CrossEntropyTo.apply(_wide(logits), target)  # type: ignore[no-untyped-call]

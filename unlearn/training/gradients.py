@@ -2,7 +2,7 @@
 
 An objective is one loss over outputs on forget and on retain records. By the chain rule its gradient is a sum of two parts,
 
-    g = g_f + g_r,    g_f = (d outputs on D_f / d theta)^T dL / d(outputs on D_f),    g_r likewise on D_r
+    g = g_f + g_r,    g_f = (d outputs on D_f / d theta)^T dL / d(outputs on D_f),    g_r the same on D_r
 
 and g_r is the gradient of the same loss with the outputs on forget records held constant (`scored_batch.held`), g_f the rest. So
 any objective can be divided all of whose outputs come from `unlearn.training.scored_batch`; another one is refused. g_r takes a
@@ -29,8 +29,8 @@ def require_divisible(options: GradientOptions | None, training: TrainingOptions
     """Raise InputError where a run cannot treat the two parts of its gradient apart.
 
     Args:
-        options: of the gradient.
-        training: of the run.
+        options: options of the gradient.
+        training: options of the run.
         pairs: whether its steps read retain records.
     """
     if options is None or not options.divide:

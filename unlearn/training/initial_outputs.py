@@ -67,7 +67,7 @@ class InitialOutputs:
 
         Args:
             rows: role -> the windows' indices, in the batch's order [B].
-            device: of the results.
+            device: device of the results.
         """
         found = {}
         for name, table in self.tables.items():
@@ -105,7 +105,7 @@ def load_or_compute_outputs(
         windows: encoded records by role.
         pad_token_id: any token id; padding is masked.
         layer: the decoder layer whose hidden states are stored.
-        seed: of the untrained model.
+        seed: seed of the untrained model.
         trained_head: whether training will change the head, so that a copy is needed.
         given: quantities computed elsewhere, by name, of all windows.
         read: by role, the windows that the run will read, if it will not read all: a short run on a large retain set reads few.

@@ -48,7 +48,7 @@ def inputs_of(
 
     Args:
         models: role -> source; None for a role without a model.
-        sets: role -> source, likewise.
+        sets: role -> source; None for a role without records.
         fields: the columns of the records.
         dtype, quantize: as requested.
     """

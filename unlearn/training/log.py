@@ -92,7 +92,7 @@ def final_line(weights: str) -> dict[str, Any]:
 
 
 def resumed_line(stretch: Stretch) -> dict[str, Any]:
-    """Return the log entry from which on the steps were computed with other software or on another device."""
+    """Return the log entry after which the steps were computed with other software or on another device."""
     return {"resumed": stretch.after, "execution": dict(stretch.execution)}
 
 
@@ -112,7 +112,7 @@ def write_log(
         final_weights: digest of the trained weights.
         path: the log to write.
         states: digests of the state at the steps of the checkpoints.
-        resumed: the steps, in order, that were computed otherwise than the header says.
+        resumed: the later steps, in order, that were computed with other software or on another device than the header says.
     """
 
     def line(step: int, folder: str, before: int) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class WeightPenalty:
     for the whole retain set, while a step's retain partners are a few records; it ignores the interaction of weights.
 
     Attributes:
-        weight: of this term in the loss.
+        weight: weight of this term in the loss.
         trained: the weights that are held, by name.
         start: initial values of the trained weights, by name; in bfloat16 where that holds them exactly, as it does for a model
             stored in it.
@@ -56,11 +56,11 @@ class WeightPenalty:
 
         Args:
             model: in evaluation mode.
-            windows: of the retain set; `RECORDS` of them are drawn with the seed.
+            windows: windows of the retain set; `RECORDS` of them are drawn with the seed.
             pad_token_id: any token id; padding is masked.
-            weight: of the term in the loss.
+            weight: weight of the term in the loss.
             seed: determines the records and the tokens drawn.
-            arithmetic: of the passes.
+            arithmetic: arithmetic of the passes.
         """
         drawn = np.random.default_rng([seed, 7]).permutation(len(windows))[:RECORDS]
         # Sorted by length, so that a batch has little padding.

@@ -112,7 +112,7 @@ def trained_parameters(model: Any, options: TrainingOptions, objective: Any = No
 
     Args:
         model: before an adapter is attached.
-        options: of the run.
+        options: options of the run.
         objective: the run's objective, or None for fine-tuning.
     """
     if is_adapter(model):
@@ -329,7 +329,7 @@ def train_pairs(
         sampler: the order of the pairs.
         run: options, working folder, log and callbacks are read.
         steering: what decides between steps; None trains to the end.
-        arithmetic: of the steps; None takes that of the options.
+        arithmetic: arithmetic of the steps; None takes that of the options.
     """
     arithmetic = arithmetic or arithmetic_of(model, run.options)
     arguments = training_arguments(run.options, run.work_dir, len(sampler), next(model.parameters()).device, arithmetic)

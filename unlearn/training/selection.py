@@ -133,7 +133,7 @@ class Selector:
         self._weights = load_file(folder / self._file())
 
     def _file(self) -> str:
-        """Return the name of the file with the best step's weights; of a sharded model each process has its own."""
+        """Return the name of the file with the best step's weights; with a sharded model, each process has its own."""
         return "selected.safetensors" if self._kept_whole else f"selected-{distributed.rank()}.safetensors"
 
     @property

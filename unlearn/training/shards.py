@@ -263,7 +263,7 @@ def _train_stage(
 
 
 def _by_name(entry: tuple[str, Record]) -> str:
-    """Sort key: the record's keyed hash."""
+    """Return the sort key of an entry, the record's keyed hash."""
     return entry[0]
 
 

@@ -68,7 +68,7 @@ class RecordTrainer(Trainer):
         tokens: number of tokens that went through the model in this process.
         losses: (step, loss) as logged.
         stopped: why a stop rule ended the run, or None.
-        report: told the share of the steps that is done, after each.
+        report: called with the share of the steps that is done, after each.
     """
 
     def __init__(
@@ -315,5 +315,5 @@ class _Watch(TrainerCallback):
 
 
 def _as_they_are(pairs: list[Pair]) -> Any:
-    """Collate nothing: pairs stay indices until the loss makes tensors of them."""
+    """Return the pairs as they are, as the collator: they stay indices until the loss makes tensors of them."""
     return pairs

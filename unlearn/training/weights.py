@@ -28,7 +28,7 @@ Weights = dict[str, Tensor]
 def edited_parameters(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
     """Yield the parameters that an edit may change, by name, with gradients enabled within this block.
 
-    Of an adapter these are its own: the base below it is not saved, so that a change of the base would be lost.
+    A model with an adapter has only the adapter's edited: the base below it is not saved, so a change of it would be lost.
     """
     flags = gradient_flags(model)
     if is_adapter(model):
