@@ -19,7 +19,7 @@ from unlearn.requests.close import ClosingDocuments, require_usable
 from unlearn.requests.input_files import files_naming
 from unlearn.requests.ledger.ledger import Ledger, NewRequest
 from unlearn.requests.record_export import as_csv, as_json, ccpa_metrics, closed_on
-from unlearn.requests.retention import kept_papers
+from unlearn.requests.retention import kept_documents
 from verify.certificate.signing import load_signer, make_key
 from verify.data.identity import RecordKey
 from verify.errors import InputError, IntegrityError
@@ -155,10 +155,10 @@ def test_an_export_counts_what_was_asked(ledger: Ledger, shell: Shell, tmp_path:
     assert shell(*words, str(tmp_path / "e.xlsx"))[0] == 2
 
 
-def test_papers_are_kept_so_long_and_no_longer(
+def test_documents_are_kept_so_long_and_no_longer(
     ledger: Ledger, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The clock starts when the last request of a batch is closed; then the papers about persons go, and the proof stays."""
+    """The clock starts when the last request of a batch is closed; then the documents about persons go, and the proof stays."""
     names = [ledger.add(new()) for _ in range(3)]
     for name in names[:2]:
         ledger.advance(name, "identity_verified")
@@ -175,10 +175,10 @@ def test_papers_are_kept_so_long_and_no_longer(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("x")
     ledger.advance(names[0], "closed")
-    assert {kept.folder for kept in kept_papers(ledger.requests(), output)} == {refused, own}, "one of the batch is still open"
+    assert {kept.folder for kept in kept_documents(ledger.requests(), output)} == {refused, own}, "one of the batch is still open"
     ledger.advance(names[1], "closed")
-    found = kept_papers(ledger.requests(), output)
-    assert {kept.folder: sorted(path.name for path in kept.papers) for kept in found} == {
+    found = kept_documents(ledger.requests(), output)
+    assert {kept.folder: sorted(path.name for path in kept.documents) for kept in found} == {
         batch: ["letters", "plan.json"],
         refused: ["letters"],
         own: ["letters"],
@@ -194,10 +194,10 @@ def test_papers_are_kept_so_long_and_no_longer(
     status, said = shell(*words)
     assert (status, said.count(": removed")) == (0, 3)
     assert [path.name for path in batch.iterdir()] == ["certificate.json"]
-    assert "no closed request has papers" in shell(*words)[1]
+    assert "no closed request has documents" in shell(*words)[1]
 
 
-def test_papers_of_a_plan_that_was_replaced_are_listed_too(ledger: Ledger, tmp_path: Path) -> None:
+def test_documents_of_a_plan_that_was_replaced_are_listed_too(ledger: Ledger, tmp_path: Path) -> None:
     """A request that was planned twice, or refused after it was planned, leaves a plan in a folder that is not its last one."""
     names = [ledger.add(new()) for _ in range(2)]
     for name in names:
@@ -211,9 +211,9 @@ def test_papers_of_a_plan_that_was_replaced_are_listed_too(ledger: Ledger, tmp_p
         (tmp_path / batch).mkdir()
         (tmp_path / batch / "plan.json").write_text("{}")
     ledger.advance(names[0], "closed")
-    assert [kept.folder.name for kept in kept_papers(ledger.requests(), tmp_path)] == ["B-1"]
+    assert [kept.folder.name for kept in kept_documents(ledger.requests(), tmp_path)] == ["B-1"]
     ledger.advance(names[1], "closed")
-    assert {kept.folder.name for kept in kept_papers(ledger.requests(), tmp_path)} == {"B-old", "B-1"}
+    assert {kept.folder.name for kept in kept_documents(ledger.requests(), tmp_path)} == {"B-old", "B-1"}
 
 
 def test_files_that_still_name_a_person(tmp_path: Path) -> None:

@@ -243,37 +243,37 @@ class Export:
 
 @dataclasses.dataclass(frozen=True)
 class Retention:
-    """List how long the papers of closed requests are kept, and remove those whose time is over.
+    """List until when documents about the persons of closed requests are kept, and remove those whose period is over.
 
-    Removed are letters, plans and lists with keyed hashes of persons and records. Deletion records, certificates, audits and proofs
+    Letters, plans and lists with keyed hashes of persons and records are removed. Deletion records, certificates, audits and proofs
     stay; the ledger cannot forget, but destroying its record key makes every hash in it meaningless.
     """
 
     months: int = 24
-    """How long papers are kept after closing. 11 CCR 7101 requires at least 24 months."""
+    """Months for which these documents are kept after closing. 11 CCR 7101 requires at least 24."""
     remove: bool = False
-    """Remove the papers whose time is over."""
+    """Remove the documents whose period is over."""
     output: Path = Path("deletions")
     """Folder of the batches."""
     ledger: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
 
     def run(self) -> int:
         """Print one line per folder."""
-        from unlearn.requests.retention import kept_papers, remove_papers
+        from unlearn.requests.retention import kept_documents, remove_documents
         from verify.errors import InputError
 
         if self.months < 0:
             raise InputError(f"--months must be 0 or more, got {self.months}.")
         with self.ledger.open(keyed=False) as ledger:
-            found = kept_papers(ledger.requests(), self.output, self.months)
+            found = kept_documents(ledger.requests(), self.output, self.months)
         for kept in found:
             over = kept.until < today()
             if over and self.remove:
-                remove_papers(kept)
+                remove_documents(kept)
             said = ("removed" if self.remove else "time is over; --remove removes them") if over else f"kept until {kept.until}"
-            print(f"{kept.folder} ({', '.join(kept.requests)}): {', '.join(path.name for path in kept.papers)}: {said}")  # noqa: T201
+            print(f"{kept.folder} ({', '.join(kept.requests)}): {', '.join(path.name for path in kept.documents)}: {said}")  # noqa: T201
         if not found:
-            print("no closed request has papers about persons")  # noqa: T201
+            print("no closed request has documents about persons")  # noqa: T201
         return 0
 
 

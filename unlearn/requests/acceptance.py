@@ -58,10 +58,10 @@ def _accusation(whose: str, evidence: Evidence) -> str | None:
 def require_no_return(batch: Batch) -> None:
     """Check that references which judged a model's present weights do not judge them again after others did.
 
-    The ledger would name theirs as the last audit, though it opened that of the others later.
+    The ledger would name their audit as the last one, though it opened that of the others later.
 
     Raises:
-        InputError: they would.
+        InputError: they judged them before others did.
     """
     last = (batch.request().latest("verifying") or {}).get("audited")
     if last not in (None, batch.audited()) and any(is_complete(batch.audit_folder(model), "audit") for model in batch.plan.models):

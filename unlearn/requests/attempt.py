@@ -77,8 +77,8 @@ def _forget(plan: Plan, model: PlannedModel, attempt: int, sets: TrainingSets, o
 def _configured(kind: Any, plan: Plan, model: PlannedModel, name: str) -> Any:
     """Return a method with what the plan gives it: `auto` the references, `level` the method's half of the level table.
 
-    The audit then reads the other half alone, in which enough models must be left that never saw a record. Where too few controls
-    of the method are left in the table, as they left at their own requests, `level` estimates without it.
+    The audit then reads the other half alone, which must have enough models that never saw a record. Where too few of the method's
+    controls are left in the table, as others asked for deletion themselves, `level` estimates without it.
     """
     if name == "auto":
         return kind(references=plan.references, accept=plan.accept)
@@ -130,7 +130,7 @@ def load_base(model: PlannedModel, dtype: str) -> LoadedModel:
 
     Raises:
         InputError: it is unknown, or cannot be loaded.
-        IntegrityError: it is another one.
+        IntegrityError: it is not the one that the model was trained from.
     """
     if model.base is None:
         raise InputError(f"the base model of {model.name} is not known. Run `unlearn request plan` again with --base DIR.")

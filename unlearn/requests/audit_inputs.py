@@ -56,8 +56,8 @@ def rewordings_of(plan: Plan, model: PlannedModel, sets: TrainingSets) -> str | 
 def holdout_of(plan: Plan, model: PlannedModel) -> tuple[Any, Any]:
     """Return the holdout records of the method and those of the audit, which share no subject; None where there are none.
 
-    Of a level table's controls the method gets none where fewer are left than calibrate a level, as the others left at their own
-    requests. Plans of release 0.1.0 did not divide the holdout: both use all, and the audit has to accept that.
+    The method gets none of a level table's controls where too few are left to calibrate a level, as others asked for deletion
+    themselves. Plans of release 0.1.0 did not divide the holdout: both use all, and the audit has to accept that.
     """
     if model.level_table is not None:
         controls = controls_beside(Path(model.level_table), plan.holdout, plan.columns, RecordKey.load())

@@ -17,8 +17,8 @@ from verify.io.files import is_complete
 from verify.schema.settings import Settings
 
 SCORED = "scored-"
-"""Before the name of an audit's folder, the name of an empty file beside it, written when its first score is read: from then on the
-audit counts."""
+"""Prefix of the name of an empty file beside an audit's folder, written when its first score is read: from then on the audit
+counts."""
 
 
 def opened_by(ledger: Ledger) -> OpenedAudits:
@@ -65,12 +65,12 @@ class NextAudits:
 def require_planned_levels(opened: OpenedAudits, controls: str | None, settings: Settings) -> None:
     """Check that earlier audits against some controls accused at the levels that an audit's account will count them with.
 
-    Those that were never made accused of nothing at any level.
+    Audits that were never made accused nobody at any level.
 
     Args:
         opened: the audits that the ledger opened.
         controls: what identifies the controls of the audit; None without controls.
-        settings: of the audit.
+        settings: settings of the audit.
 
     Raises:
         InputError: one had another alpha or planned number.
@@ -80,11 +80,11 @@ def require_planned_levels(opened: OpenedAudits, controls: str | None, settings:
 
 
 def noting_scores(audited: Path, done: Callable[[float], None]) -> Callable[[str, float], None]:
-    """Return the progress callback of an audit that marks, before it goes on, that scores were read.
+    """Return the progress callback of an audit that first marks that scores were read.
 
     Args:
         audited: the audit's folder.
-        done: told the share that is done.
+        done: called with the share that is done.
     """
 
     def progress(_: str, share: float) -> None:
@@ -106,7 +106,7 @@ def left_by(ledger: Ledger, requests: Sequence[str], output: Path) -> dict[str, 
     Args:
         ledger: the request ledger.
         requests: ids of the requests that are planned again.
-        output: folder of the batches. An audit of which it does not say enough counts as made.
+        output: folder of the batches. An audit about which they do not say enough counts as made.
     """
     found = [entry for name in requests for entry in _left_by(ledger.request(name), output)]
     return {NOT_MADE: found} if found else {}

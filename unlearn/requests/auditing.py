@@ -28,7 +28,7 @@ def audit_attempt(
     """Audit an attempt's result as registered, unless that is done.
 
     Args:
-        folder: of the batch.
+        folder: folder of the batch.
         plan, model, attempt: which model, and which of its candidate methods.
         sets: the records.
         references: the references.
@@ -38,7 +38,7 @@ def audit_attempt(
     clear_if_cut_off(output, "audit")
     if not is_complete(output, "audit"):
         looks = other_audits(output, attempt)
-        # Of audits that earlier versions made, the ledger has no number: then the evidence is counted.
+        # The ledger has no number of audits that earlier versions made; then the evidence is counted.
         shown = audits_shown([Evidence.load(path) for path in looks], registered(folder, plan, model).controls)
         counted = None if audited_before is None or audited_before < shown else audited_before
         with phase("auditing") as done:

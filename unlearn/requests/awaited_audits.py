@@ -1,6 +1,6 @@
 """Audits that noted plans will open: the first to be opened fixes the levels of all against its controls, and others are refused.
 
-So plans against the same controls agree on these levels from the start: otherwise the second of them to be run could not be.
+So plans against the same controls must agree on these levels from the start; else the second of them could not be run.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -76,7 +76,7 @@ def require_agreeing_plans(awaited: Sequence[AwaitedAudit], controls: str | None
     Args:
         awaited: the audits of the other plans.
         controls: what identifies the controls of the audit; None without controls.
-        settings: of the audit.
+        settings: settings of the audit.
 
     Raises:
         InputError: one does, so that in one order, or in both, the later of the two would be refused.

@@ -26,7 +26,7 @@ class Batch:
 
     Attributes:
         ledger: the request ledger.
-        folder: of the batch.
+        folder: folder of the batch.
         plan, digest: its plan, and the digest by which the ledger names it.
         key: the ledger's record key.
         references: the planned references and those that this run adds.
@@ -114,6 +114,6 @@ class Batch:
         return audit_folder(self.folder, self.plan, model, self.attempt(model), self.references)
 
     def _left_near_duplicates(self) -> bool:
-        """Whether near-duplicates were left in the data by decision when the requests were planned."""
+        """Return whether near-duplicates were left in the data by decision when the requests were planned."""
         matched = (self.ledger.request(name).latest("matched") or {} for name in self.plan.requests)
         return any(entry.get("near_duplicates_left") for entry in matched)

@@ -3,7 +3,7 @@
 deletions/B-.../plan.json
                 model-0/registration.json
                         rung-0-sisa/        the new model of the first attempt; its manifest is written last
-                        audit-0-1f2e.../    its audit; likewise
+                        audit-0-1f2e.../    its audit; its manifest is written last
                 deletion.json, certificate.json
 
 Attempts are folders named "rung-N-METHOD", and the plan lists the methods under "ladder": names that release 0.1.0 wrote, kept so

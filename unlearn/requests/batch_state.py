@@ -42,7 +42,7 @@ def require_not_replaced(ledger: Ledger, model: PlannedModel) -> None:
     """Check that no verified deletion has put other weights in a model's place: the old ones still hold what that one removed.
 
     Raises:
-        InputError: one has.
+        InputError: a verified deletion has replaced the weights.
     """
     if model.weights in replaced_weights(ledger):
         raise InputError(

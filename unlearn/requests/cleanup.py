@@ -101,7 +101,7 @@ class _Searched:
         files: these files.
         records: the records themselves.
         staying: affected models in service.
-        found: copies, but for the training files.
+        found: copies, without the training files.
         rewritten: training files that would be rewritten without the records.
         owned: whose data each copy holds.
         earlier: copies that earlier searches found.
@@ -215,6 +215,6 @@ def _record_intent(
 
 
 def _is_new(model: AffectedModel, ledger: Ledger) -> bool:
-    """Whether a verified deletion made these weights: they descend from an affected model but never saw the records."""
+    """Return whether a verified deletion made these weights: they descend from an affected model but never saw the records."""
     steps = [step for request in ledger.requests() for step in request.steps if step.state == "deployed"]
     return not model.records and model.weights in {made["after"] for step in steps for made in step.details["models"]}

@@ -167,7 +167,7 @@ def write_documents(
 
 
 def _note_head(record: DeletionRecord, folder: Path) -> Path:
-    """Write down the ledger's head: whoever keeps this file, or its time stamp, can show that nothing before it was altered."""
+    """Write the ledger's head to a file: whoever keeps it, or its time stamp, can show that nothing before it was altered."""
     path = folder / HEAD
     if not path.exists():
         write_json(path, {"schema": HEAD_SCHEMA, "head": record.ledger_head, "noted": record.created})
@@ -175,7 +175,7 @@ def _note_head(record: DeletionRecord, folder: Path) -> Path:
 
 
 def _stamps(folder: Path, url: str | None, notify: Notify) -> list[Path]:
-    """Get time stamps on the certificate and on the ledger's head; what cannot be had is said, as closing cannot be undone."""
+    """Get time stamps on the certificate and on the ledger's head; a failure is reported, not raised, once a request is closed."""
     found: list[Path] = []
     for path in (folder / CERTIFICATE, folder / HEAD) if url is not None else ():
         try:

@@ -25,7 +25,7 @@ class Naming:
         self.shown: dict[str, str] = {}
 
     def copy(self, place: Path, kind: str, reason: str, why: str = "", owners: Owners = None) -> dict[str, Any]:
-        """Describe one copy; `why` it could not be removed is shown to the operator, but is no reason for it to stay."""
+        """Describe one copy; `why` it could not be removed is shown to the operator, but does not justify that it stays."""
         inside = next((place.relative_to(root) for root in self.roots if place.is_relative_to(root)), None)
         clear = place.name if inside is None or not inside.parts else inside.as_posix()
         # Once the records are gone, their identifiers are unknown: then any path might contain one.

@@ -12,7 +12,7 @@ from verify.data.sources import stream_records
 
 
 def staying_records(plan: Plan, key: RecordKey) -> Iterator[Record]:
-    """Yield the records of the training files that are not deleted; a sentence that they share is no sign of a copy."""
+    """Yield the records of the training files that are not deleted; a sentence that is in one of these, too, identifies no copy."""
     for file in plan.data:
         if Path(file).exists():
             yield from (record for record in stream_records(file, plan.columns) if key.of(record.fingerprint) not in plan.records)

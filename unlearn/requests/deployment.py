@@ -33,7 +33,7 @@ def deployed(batch: Batch, model: PlannedModel) -> dict[str, Any]:
 
 
 def _basis(batch: Batch, model: PlannedModel, attempt: int) -> dict[str, Any]:
-    """Return what a model goes into service on, and the audit, if one counts: a proof without references does without."""
+    """Return what a model goes into service on, with the facts of its audit; a proof without references has no audit."""
     proven = batch.proofs.proven(model, attempt)
     if proven and not batch.references:
         return {"basis": REEXECUTED}
@@ -53,7 +53,7 @@ def _committed(batch: Batch, model: PlannedModel, made: Path) -> dict[str, Any]:
     path = model_folder(batch.folder, batch.plan, model) / COMMITMENT
     if commitment_root(made) is None:
         return {}
-    if not path.exists():  # it exists where an earlier call was killed here
+    if not path.exists():  # it exists if an earlier call was killed here
         TrainingCommitment.of(made).save(path)
     return {"root": TrainingCommitment.load(path).root}
 

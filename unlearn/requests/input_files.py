@@ -38,12 +38,12 @@ def _is_small(path: Path) -> bool:
 
 
 def _is_text(value: str) -> bool:
-    """Whether a value has no unpaired surrogate, which JSON can hold and which cannot be hashed."""
+    """Return whether a value has no unpaired surrogate, which JSON can hold and which cannot be hashed."""
     return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _values(path: Path) -> Iterator[str]:
-    """Yield the texts of a file that may be identifiers; none of a file that is not text."""
+    """Yield the texts of a file that may be identifiers; nothing for a file that is not text."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError):

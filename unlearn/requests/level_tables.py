@@ -1,7 +1,7 @@
-"""Level tables at the request desk: the one of a model, its controls, and the rows that leave it when a person is deleted.
+"""Level tables in the request workflow: the table of a model, its controls, and the rows that leave it when a person is deleted.
 
 A table judges every deletion from its model, and from the models that deletions made of it, without retrained references. Its
-controls come in two halves: the unlearning method gets the one, the audit the other.
+controls come in two halves: one for the unlearning method, the other for the audit.
 """
 
 import shutil

@@ -115,7 +115,7 @@ class _Run(Batch):
         self.go()
 
     def _require_begun_references(self) -> None:
-        """Check that an audit goes on with the references with which it was begun, which are those that the ledger counts."""
+        """Check that an audit is resumed with the references with which it began, which are those that the ledger counts."""
         begun, used = self.request().latest("verifying") or {}, self.used()
         if any(begun.get(name, value) != value for name, value in used.items()):  # earlier versions noted only their number
             raise InputError(
@@ -222,7 +222,7 @@ class _Run(Batch):
         return request.state == "failed" and bool((request.latest("failed") or {}).get("final"))
 
     def _has_next(self, model: PlannedModel) -> bool:
-        """Whether another method is left; a retraining is not tried again if `auto` already ended with one."""
+        """Return whether another method is left; a retraining is not tried again if `auto` already ended with one."""
         attempt = self.attempt(model)
         if attempt + 1 >= len(model.ladder):
             return False

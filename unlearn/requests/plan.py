@@ -187,7 +187,7 @@ class Plan(Frozen):
         """Return what the ledger records of the plan.
 
         Args:
-            digest: of its file.
+            digest: digest of its file.
             matched: request id -> keyed hashes of the records that it was matched with; needed where several are answered
                 together, so that `check --ledger` can say whose data a model had learned.
         """

@@ -1,7 +1,7 @@
 """Checks of everything that a run needs, made before its plan is noted: records, model, base, methods, and all that an audit reads.
 
-A plan that cannot be run would leave its requests planned while their deadlines go on. Not checked is what may be another by the
-time of the run: memory, disk space, and whether a method converges.
+A plan that cannot be run would leave its requests planned while their deadlines pass. What may differ by the time of the run is
+not checked: memory, disk space, and whether a method converges.
 """
 
 from collections.abc import Mapping, Sequence
@@ -118,7 +118,7 @@ def _require_methods(model: PlannedModel, sets: TrainingSets) -> None:
     """Check that every method of a plan suits the model and has the records that it needs, as `forget` will.
 
     Raises:
-        InputError: one does not, or has not.
+        InputError: a method does not suit the model, or lacks records.
     """
     folder = Path(model.folder)
     log = TrainingLog.read(folder / LOG_NAME) if (folder / LOG_NAME).is_file() else None

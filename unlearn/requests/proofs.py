@@ -1,4 +1,4 @@
-"""Planned proofs: whether an exact rebuild can be executed again, on which commitment that can rest, and what it will cost.
+"""Planned proofs: whether an exact rebuild can be executed again, on which commitment the proof can rest, and what it will cost.
 
 A commitment counts if it is older than the requests. Without one, states and stages that the deletion left as they were are the
 operator's word, and a re-execution starts from the base.
@@ -69,7 +69,7 @@ class Commitments:
         """Check that each named commitment is to one of these models' trainings.
 
         Raises:
-            InputError: one is to none of them.
+            InputError: a named commitment is to none of them.
         """
         roots = {commitment_root(folder) for folder in folders}
         for path, commitment in self.named.items():
@@ -81,7 +81,7 @@ class Commitments:
 
 
 def _is_older(commitment: TrainingCommitment, requests: Sequence[Request]) -> bool:
-    """Whether a commitment bears a date from before the receipt of every request."""
+    """Return whether a commitment is dated before the receipt of every request."""
     if not commitment.is_past(datetime.now(UTC)):
         return False
     return all(facts_of(request).is_after(datetime.fromisoformat(commitment.created)) for request in requests)

@@ -55,7 +55,7 @@ def ccpa_metrics(requests: Sequence[Request], year: int) -> dict[str, Any]:
     """Compute the metrics of 11 CCR 7102(a)(1) for requests to delete that were received under CCPA in a calendar year.
 
     Args:
-        requests: of any regime and year.
+        requests: requests of any regime and year.
         year: the calendar year.
 
     Returns:

@@ -1,7 +1,7 @@
 """Re-execution of attempts: execute an exact rebuild again, bit for bit, and keep the proof beside the attempt.
 
-It runs the code of `verify-unlearning reexecute`. A killed re-execution goes on from its working folder. A proof is made once for
-the same weights, but for one that could not be tested: what kept it from that may have changed, so that it can be made again.
+It runs the code of `verify-unlearning reexecute`. A killed re-execution resumes from its working folder. A proof is made once for
+the same weights; only one whose outcome was NOT_TESTABLE can be made again, as the reason may be gone.
 """
 
 import shutil

@@ -1,8 +1,8 @@
 """Replay of all deletions on a restored backup: what it brought back is recognized by keyed hashes, and removed again.
 
 A backup may be older than deletions, and the suppression list that it restores may be, too: the list is first completed from the
-ledger. Rows of data files are recognized by hash; from then on their texts are at hand again, and logs, databases and caches are
-searched for them as by a purge. Models are recognized by the hashes in their training logs.
+ledger. Rows of data files are recognized by hash; with their texts, logs, databases and caches are then searched as by a purge.
+Models are recognized by the hashes in their training logs.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,8 +1,9 @@
-"""Retention of the papers of closed requests: how long each is kept, and removal of what is kept no longer.
+"""Retention of the documents about persons of closed requests: how long they are kept, and their removal afterwards.
 
-11 CCR 7101(a) has records of requests kept for at least 24 months; other laws set other times, and no longer than needed. What is
-removed are letters, plans and lists with keyed hashes of persons. Deletion record, certificate, audits and proofs stay, as the
-certificate could not be checked without them. The ledger cannot forget; destroying its record key makes every hash meaningless.
+11 CCR 7101(a) requires that records of requests are kept for at least 24 months; other laws set other periods, and
+none is to be longer than needed. Letters, plans and lists with keyed hashes of persons are removed. Deletion record, certificate,
+audits and proofs stay, as the certificate could not be checked without them. The ledger cannot forget; destroying its record key
+makes every hash meaningless.
 """
 
 import shutil
@@ -26,28 +27,28 @@ ABOUT_PERSONS = (PLAN, FOUND, REMOVING, "letters")
 
 @dataclass(frozen=True)
 class Kept:
-    """Papers of closed requests in one folder.
+    """Documents about persons in the folder of closed requests.
 
     Attributes:
         folder: the folder of a batch that they are or were in, or of one of them.
         requests: their ids.
         until: the last day on which they are kept.
-        papers: what there is about persons.
+        documents: the files and folders about persons.
     """
 
     folder: Path
     requests: tuple[str, ...]
     until: date
-    papers: tuple[Path, ...]
+    documents: tuple[Path, ...]
 
 
-def kept_papers(requests: Sequence[Request], output: Path, months: int = MONTHS) -> list[Kept]:
-    """Return the papers about persons in the folders of closed requests, those that are kept shortest first.
+def kept_documents(requests: Sequence[Request], output: Path, months: int = MONTHS) -> list[Kept]:
+    """Return the documents about persons in the folders of closed requests, sorted by the day until which they are kept.
 
     Args:
         requests: all requests; a batch of which one is open is left out.
         output: folder of the batches.
-        months: how long papers are kept after the last request of their folder was closed.
+        months: how long documents are kept after the last request of their folder was closed.
     """
     together: dict[str, list[Request]] = {}
     for request in requests:
@@ -57,17 +58,17 @@ def kept_papers(requests: Sequence[Request], output: Path, months: int = MONTHS)
             together.setdefault(name, []).append(request)
     found = []
     for name, members in together.items():
-        papers = tuple(path for part in ABOUT_PERSONS if (path := output / name / part).exists())
+        documents = tuple(path for part in ABOUT_PERSONS if (path := output / name / part).exists())
         days = [closed_on(request) for request in members]
-        if papers and None not in days:
+        if documents and None not in days:
             until = max(day for day in days if day is not None) + relativedelta(months=months)
-            found.append(Kept(output / name, tuple(request.id for request in members), until, papers))
+            found.append(Kept(output / name, tuple(request.id for request in members), until, documents))
     return sorted(found, key=lambda kept: (kept.until, kept.folder))
 
 
-def remove_papers(kept: Kept) -> None:
-    """Remove the papers about persons from a folder."""
-    for path in kept.papers:
+def remove_documents(kept: Kept) -> None:
+    """Remove the documents about persons from a folder."""
+    for path in kept.documents:
         if path.is_dir():
             shutil.rmtree(path)
         else:

@@ -76,7 +76,7 @@ def require_clean(references: Sequence[str], records: Collection[str]) -> None:
     """Check that no reference was trained on a record to remove, which would make it useless for the audit.
 
     Raises:
-        InputError: the training log of a reference contains one.
+        InputError: the training log of a reference contains a record to remove.
     """
     for folder in references:
         seen = trained_records(Path(folder)) & set(records)

@@ -3,7 +3,8 @@
 The body has the five fields that the specification requires, and no others. A callback is made at least once: an answer other than
 2xx within `SECONDS`, redirects included, is an attempt that failed, and the next one follows after 30 seconds, then after twice as
 long each time up to six hours. After `MOST_ATTEMPTS`, which take about five days, a status is given up. Each status has attempts of
-its own; one that changes before it arrived is left out. What is due lies in the ledger's database, so a restart goes on with it.
+its own; one that changes before it arrived is left out. What is due is kept in the ledger's database, so that a restart continues
+with it.
 """
 
 import http.client
@@ -42,7 +43,7 @@ FINAL = ("completed", "cancelled")
 
 
 def delay(attempts: int) -> timedelta:
-    """Return how long to wait after this many attempts (at least one)."""
+    """Return how long to wait for the next attempt after this number of attempts, at least one."""
     return min(FIRST_DELAY * (1 << min(attempts - 1, 20)), LONGEST_DELAY)
 
 
@@ -65,12 +66,12 @@ class CallbackSender:
         self._pool = ThreadPoolExecutor(LANES, thread_name_prefix="callbacks")
 
     def run(self, stop: threading.Event) -> None:
-        """Make callbacks until `stop` is set; after an error, such as a database that cannot be reached, it goes on."""
+        """Make callbacks until `stop` is set; errors, such as a database that cannot be reached, do not end it."""
         try:
             while not stop.wait(EVERY):
                 try:
                     self.look(stop)
-                except Exception as error:  # noqa: BLE001 - the sender goes on, and the log reveals no internals
+                except Exception as error:  # noqa: BLE001 - the sender continues, and the log reveals no internals
                     LOG.error("callbacks wait: %s", type(error).__name__)
         finally:
             self._pool.shutdown(cancel_futures=True)
@@ -97,7 +98,7 @@ class CallbackSender:
         """Return the callbacks whose request has a status to send whose time has come, the earliest first."""
         head, found = self.service.ledger.head(), []
         for callback in callbacks(self.service.ledger):
-            # Else no status can have changed, and nothing is to be repeated.
+            # Else no status can have changed, and no attempt is due again.
             if head != self._seen or callback.attempts or (callback.request, callback.url) in self._found:
                 status, _ = self.service.callback(callback.request, callback.url)
                 if self._is_due(callback, status):
@@ -106,10 +107,10 @@ class CallbackSender:
         return sorted(found, key=lambda callback: callback.due or datetime.min.replace(tzinfo=UTC))
 
     def _is_due(self, callback: Callback, status: str) -> bool:
-        """Return whether a status is to be sent now.
+        """Return whether a status is due to be sent now.
 
-        One that has not been tried need not wait as long as the one before it, which was; but never while an attempt to send that
-        one may still be under way, as it would arrive after it.
+        A status that was not tried yet does not wait as long as the one before it, which was; but it waits while an attempt to send
+        that one may still be under way, which would arrive after it.
         """
         if status == callback.told or callback.due is None:
             return status != callback.told
@@ -166,8 +167,8 @@ class Answer(Enum):
 def post(url: str, body: bytes, headers: Mapping[str, str], allowed: AllowedCallbacks) -> int | None:
     """Send a body to an address that may be called, and return the status of the answer; None without one.
 
-    The connection is made to an address that was checked, so a name that resolves otherwise a moment later makes no difference. No
-    redirect is followed, no proxy asked, and nothing of the answer is read but its head.
+    The connection is made to an address that was checked, so it does not matter if the name resolves to another one a moment later.
+    No redirect is followed, no proxy is asked, and only the head of the answer is read.
     """
     try:
         parts = allowed.require(url)
@@ -203,7 +204,7 @@ def _connect(addresses: list[str], port: int) -> socket.socket:
     """Connect to the first address that answers.
 
     Raises:
-        OSError: none does before the time is over.
+        OSError: no address answers in time.
     """
     error: OSError = ConnectionError("there is no address")
     until = time.monotonic() + SECONDS

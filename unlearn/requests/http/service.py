@@ -263,7 +263,7 @@ class PromptProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def _should_upgrade(self) -> bool:
-        """Speak HTTP/1.1 alone, as RFC 9110 allows: another protocol would pass the limits by, and uvicorn logs each attempt."""
+        """Speak HTTP/1.1 alone, as RFC 9110 allows: another protocol would bypass the limits, and uvicorn logs each attempt."""
         return False
 
     def _refuse(self) -> None:

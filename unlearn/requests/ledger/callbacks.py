@@ -1,6 +1,6 @@
 """Status callbacks that callers asked for: where to, which status was acknowledged last, when the next attempt is due.
 
-They lie beside the events and not among them: an address is not a fact about a request, and goes with the last status.
+They have a table of their own: an address is not a fact about a request, and is removed with the last status.
 """
 
 from dataclasses import dataclass, replace
@@ -20,9 +20,9 @@ class Callback:
     Attributes:
         request: id of the request.
         url: the address.
-        told: the status that it acknowledged last, or that was given up; at first the one in the receipt.
+        told: the status that it acknowledged last, or that was given up; initially the one in the receipt.
         attempts: attempts to send `status`.
-        due: when the next attempt to send it may be made, with time zone; None at once.
+        due: when the next attempt to send it may be made, with time zone; None for at once.
         status: the status that these attempts were about; "" where there were none, or an earlier version made them.
     """
 
@@ -64,7 +64,7 @@ def claim(ledger: Ledger, callback: Callback, status: str, attempts: int, due: d
 
 
 def settle(ledger: Ledger, callback: Callback, last: bool) -> None:
-    """Record that a status need not be sent any more; the address goes with the last one.
+    """Record that a status need not be sent any more; the address is removed with the last one.
 
     Where another process has counted an attempt meanwhile, nothing is recorded: it will settle its own.
 

@@ -44,7 +44,7 @@ def prepare(connection: Connection) -> None:
 
     Raises:
         InputError: the database was written by a newer version.
-        sqlalchemy.exc.SQLAlchemyError, KeyError: it is not a ledger, or of another kind than SQLite and PostgreSQL.
+        sqlalchemy.exc.SQLAlchemyError, KeyError: it is not a ledger, or neither SQLite nor PostgreSQL.
     """
     guards = _GUARDS[connection.dialect.name]
     if connection.dialect.name == "postgresql":

@@ -1,7 +1,7 @@
 """Request ledger: an append-only, hash-chained event log that stores no names.
 
 Events are never changed or removed, and the state of a request is derived from its events. Each event carries the digest of the
-previous one, so a removed or edited event breaks the chain from there on; whoever keeps the head digest can prove that nothing
+previous one, so a removed or edited event breaks the chain at that point; whoever keeps the head digest can prove that nothing
 before it was altered. Persons appear as keyed hashes under a key outside the database: destroying the key makes the ledger
 anonymous, and the chain still verifies. A check value of that key is stored beside the events and in one of them, so a command with
 another key is refused instead of finding nobody.
@@ -239,7 +239,7 @@ class Ledger:
         """Return one request.
 
         Raises:
-            InputError: it is unknown.
+            InputError: there is no such request.
         """
         with database_errors(), self._engine.connect() as connection:
             return self._request(connection, name)

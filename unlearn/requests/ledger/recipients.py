@@ -115,10 +115,10 @@ def _due(given: date | int | None, request: Request) -> date:
 
 
 def state_nobody(ledger: Ledger, request: str) -> Request:
-    """Record the operator's statement that the data were passed on to nobody; systems of the operator's own are not recipients.
+    """Record the operator's statement that the data were passed on to nobody; the operator's own systems are not recipients.
 
     Raises:
-        InputError: recipients are recorded.
+        InputError: recipients are recorded already.
     """
 
     def details_of(found: Request) -> Mapping[str, Any] | None:

@@ -153,7 +153,7 @@ def require_extendable(request: Request, notified: date) -> None:
     """Check that a request's deadline can be extended, and that the person is notified in time.
 
     Raises:
-        InputError: it cannot.
+        InputError: the deadline cannot be extended; the message says why.
     """
     last = request.deadlines
     if request.extension is not None:

@@ -1,7 +1,7 @@
 """Roles of the people who handle a request: who approves it, who runs the deletion, and who closes and signs it.
 
-Every step bears the keyed hash of its operator's name, where one is given. A ledger can require three people; then a step without a
-name, or by somebody who already acted in another role for this request, is refused. The names are what operators say they are.
+Every step records the keyed hash of its operator's name, where one is given. A ledger can require three people; then a step without
+a name, or by somebody who already acted in another role for this request, is refused. The names are what operators say they are.
 """
 
 from collections.abc import Mapping, Sequence

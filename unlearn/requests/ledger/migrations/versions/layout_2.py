@@ -1,4 +1,4 @@
-"""Layout 2: the check value of the record key lies beside the events."""
+"""Layout 2: the check value of the record key has a table of its own."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -8,7 +8,7 @@ down_revision = "3"
 
 
 def upgrade() -> None:
-    """Create the table of callbacks, whose rows change and go, other than events."""
+    """Create the table of callbacks, whose rows, unlike events, are changed and removed."""
     op.create_table(
         "callbacks",
         sa.Column("request", sa.Text, primary_key=True),
