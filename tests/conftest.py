@@ -17,6 +17,7 @@ if not os.environ.get("UNLEARN_TESTS_ON_GPU"):
 
 import pytest
 import torch
+from hypothesis import settings
 from tiny_models import make_llama, make_tokenizer
 from training_rows import make_rows
 
@@ -25,6 +26,9 @@ from verify.data.records import Fields, Record, parse_records
 from verify.models.loading import LoadedModel, load_model
 
 torch.set_num_threads(1)
+# No test asserts a timing: the first example of a test that is run alone pays for imports.
+settings.register_profile("untimed", settings.default, deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session", autouse=True)
