@@ -13,12 +13,13 @@ import torch
 
 from benchmarks.channel_methods.levels import read_states, states_at_level
 from benchmarks.channel_methods.measure import judge, measure
+from benchmarks.channel_methods.repair import add_noise, repair
 from benchmarks.channel_methods.steps import Item, Steps, Weights
 from benchmarks.channel_methods.world import Place, cost_of
 from unlearn import CalibratedDistillation, GradientOptions, Level, forget
 from unlearn.level.contexts import DRAWN, put
 from unlearn.level.estimate import calibrated, encoded, train_share, trained_options, window_of_tokens
-from unlearn.level.mixtures import mixed
+from unlearn.level.mixtures import mixed, two_views
 from unlearn.level.readings import OUTPUT, read_features
 from unlearn.training.method import Context, Method
 from unlearn.training.options import TrainingOptions, learning_rate_of
@@ -33,6 +34,10 @@ FISHER_RECORDS = 100
 """Retain records that tell which weights they depend on."""
 CONTROL_DRAWS = 2
 """Draws of every control in each context, to calibrate the levels on."""
+FINE_SHARE = 0.04
+"""Length of the second view's training, that of `level`'s mixture."""
+REPAIR_RECORDS = 200
+"""Retain records whose inputs a repair keeps from the update."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,10 @@ class Variant:
             set, that is subtracted from the start.
         negate_at: as above.
         reset: share of the weights that start as in the base: those that matter most to the forget set against the retain set.
+        noise: share of noise in every matrix of the start (`add_noise`).
+        fine: second view of the levels beside the source: a mixture this far from the base to the original, trained on the retain
+            set for `FINE_SHARE` of a retraining, which the two views combine (`unlearn.level.mixtures`); 0 takes the source alone.
+        repair: weight of the retain inputs in the repair of the finished update (`repair`); 0 leaves it.
         method: a method of the package, to try it with its defaults instead; `gradients`: with these options.
     """
 
@@ -66,6 +75,9 @@ class Variant:
     negate: float = 0.0
     negate_at: float = 0.5
     reset: float = 0.0
+    noise: float = 0.0
+    fine: float = 0.0
+    repair: float = 0.0
     method: Method | None = None
     gradients: GradientOptions | None = None
 
@@ -121,17 +133,31 @@ def made(place: Place, name: str, variant: Variant) -> tuple[LoadedModel, int]:
         tokens += _negate(start, base, context, variant)
     if variant.reset:
         tokens += _reset(start, base, context, variant.reset)
+    if variant.noise:
+        add_noise(start.model, variant.noise, place.seed)
     if not variant.steps:
         return start, tokens
     source = base
     if variant.source:  # an adapter of its own is trained for the source, on the base
         source, result = train_share(context, _copied(base), context.retain, variant.source, trained_options(context))
         tokens += result.tokens
-    items, layers, whitening = _items(place, context, source, variant)
+    fine = None
+    if variant.fine:
+        own = dataclasses.replace(context, work_dir=context.work_dir / "fine")
+        own.work_dir.mkdir()
+        fine, result = train_share(own, mixed(base, original, variant.fine), context.retain, FINE_SHARE, trained_options(context))
+        tokens += result.tokens
+    items, layers, whitening = _items(place, context, source, fine, variant)
     retain = encoded(original, context.retain, "split")
     rate = variant.weights.rate * learning_rate_of(trained_options(context))
     steps = Steps(start, original, retain, layers, whitening, variant.weights, rate, place.seed)
     steps.run(items)
+    if variant.repair:
+        forgotten = encoded(
+            original, [record for record, _ in _drawn(context.forget, variant, np.random.default_rng(place.seed))], "split"
+        )
+        kept = encoded(original, sample(context.retain, REPAIR_RECORDS, place.seed), "split")
+        repair(start, original, forgotten, kept, variant.repair)
     return start, tokens + steps.tokens
 
 
@@ -197,9 +223,9 @@ def _by_method(place: Place, name: str, method: Method, gradients: GradientOptio
 
 
 def _items(
-    place: Place, context: Context, source: LoadedModel, variant: Variant
+    place: Place, context: Context, source: LoadedModel, fine: LoadedModel | None, variant: Variant
 ) -> tuple[list[Item], tuple[int, ...], dict[int, torch.Tensor]]:
-    """Draw the contexts of every pass, and read levels for them from the source."""
+    """Draw the contexts of every pass, and read levels for them from the source, and from a second view if there is one."""
     rng = np.random.default_rng([place.seed, 29])
     below = layers_below_the_last(context.loaded.model)
     layers = tuple(sorted({below[min(len(below) - 1, max(0, round(depth * (len(below) + 1)) - 1))] for depth in variant.depths}))
@@ -219,10 +245,15 @@ def _items(
         own, theirs, truth = (read_features(model, texts, layers) for model, texts in pairs)
         of_own, of_known = window_of_tokens(windows), window_of_tokens(known)
         counts = [int(window.scored.sum()) for window in windows]
-        levels = {
-            layer: _split(calibrated(own[layer], of_own, theirs[layer], truth[layer][:, 0], of_known).tokens, counts)
-            for layer in (OUTPUT, *layers)
-        }
+        levels = {}
+        second = [] if fine is None else [read_features(fine, texts, layers) for texts in (windows, known)]
+        for layer in (OUTPUT, *layers):
+            aim = calibrated(own[layer], of_own, theirs[layer], truth[layer][:, 0], of_known)
+            if second:
+                view = calibrated(second[0][layer], of_own, second[1][layer], truth[layer][:, 0], of_known)
+                everyone = np.ones(len(windows), dtype=bool)
+                aim = view.moved_to(two_views(aim.losses(), view.losses(), everyone, aim.control_error or 0.0))
+            levels[layer] = _split(aim.tokens, counts)
         states: dict[int, Sequence[torch.Tensor]] = {}
         inside = [read_states(model, texts, layers) for model, texts in pairs] if variant.weights.hidden else []
         for layer in layers if inside else ():
@@ -257,6 +288,8 @@ ANSWERS = Variant(steps=20, contexts=DRAWN, exact=0.3, depths=QUARTERS)
 BACK = dataclasses.replace(ANSWERS, steps=16, restart=0.85, source=0.03, weights=HELD)
 FAST = dataclasses.replace(BACK, steps=22, negate=1.0, weights=dataclasses.replace(HELD, rate=0.25))
 DUAL = dataclasses.replace(FAST, restart=0.9, weights=dataclasses.replace(HELD, rate=0.25, dual=1.0))
+DUAL_BASE = dataclasses.replace(DUAL, source=0.0, steps=28, negate=1.5)
+STRONG = dataclasses.replace(DUAL_BASE, restart=0.8, negate=2.5)
 
 VARIANTS: dict[str, Variant] = {
     "level": Variant(method=Level()),
@@ -289,7 +322,7 @@ VARIANTS: dict[str, Variant] = {
     "fast-negate-85": dataclasses.replace(FAST, negate=1.5),
     "faster-negate-9": dataclasses.replace(FAST, restart=0.9, negate=1.5, weights=dataclasses.replace(HELD, rate=0.4, alpha=60.0)),
     "dual": DUAL,
-    "dual-base": dataclasses.replace(DUAL, source=0.0, steps=28, negate=1.5),
+    "dual-base": DUAL_BASE,
     "dual-base-sharp": dataclasses.replace(
         DUAL, source=0.0, steps=20, negate=1.5, weights=dataclasses.replace(HELD, rate=0.25, dual=1.0, sharp=0.5)
     ),
@@ -304,6 +337,15 @@ VARIANTS: dict[str, Variant] = {
     "fast-negate-85-dual": dataclasses.replace(
         FAST, source=0.02, steps=24, negate=2.0, weights=dataclasses.replace(HELD, rate=0.33, dual=0.6, alpha=60.0)
     ),
+    # What else was to be tried: repair in closed form, noise before the steps, two views as the source.
+    "repair-01": dataclasses.replace(DUAL_BASE, repair=0.1),
+    "repair-1": dataclasses.replace(DUAL_BASE, repair=1.0),
+    "strong-repair-03": dataclasses.replace(STRONG, repair=0.3),
+    "strong": STRONG,
+    "noise-2": dataclasses.replace(DUAL_BASE, noise=0.02),
+    "noise-10": dataclasses.replace(DUAL_BASE, noise=0.1),
+    "two-views-3": dataclasses.replace(DUAL_BASE, fine=0.3, steps=20),
+    "two-views-6": dataclasses.replace(DUAL_BASE, fine=0.6, steps=20),
 }
 PRETRAINED = (
     "level",
