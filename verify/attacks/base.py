@@ -44,8 +44,8 @@ class Observation:
 
     Attributes:
         records: the records [N].
-        statistics: their token statistics [N], in the same order; kept as a `TokenTable`. Of models that an attack compares with,
-            only each record's mean is there unless the attack needs "reference tokens".
+        statistics: their token statistics [N], in the same order; kept as a `TokenTable`. For models that an attack compares with,
+            it has only each record's mean, unless the attack needs "reference tokens".
         loaded: the model itself, for attacks that run it again; None where only the statistics were kept.
         windows: the encoded records, in order; a record that was split has several; empty where `loaded` is None.
         controls: the same model on records it was never trained on, or None. When the controls themselves are scored, this is an
@@ -101,7 +101,7 @@ class Attack(Protocol):
         needs: its inputs.
         cost: forward passes over a record in addition to the shared one, roughly; 0 for attacks that need none.
         references: minimum number of retrained references.
-        unit: of the score: "nats per token", "share of tokens", ...
+        unit: unit of the score: "nats per token", "share of tokens", ...
     """
 
     idea: ClassVar[str]

@@ -70,7 +70,7 @@ def names_in(questions: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """Find the name by which each subject's questions call it; subjects without one are left out.
 
     Args:
-        questions: by subject.
+        questions: questions by subject.
 
     Returns:
         names by subject: the identifier itself where at least two questions hold it, or the longest run of words that begins with

@@ -18,7 +18,7 @@ SAVED_WHOLE = re.compile(r"\.modules_to_save\.[^.]+")
 def merged(model: Any) -> Iterator[None]:
     """Merge a model's active adapters into its base within a `with` block; any other model is left as it is.
 
-    Whoever deploys an adapter in another format merges it first. The original tensors are set aside and never written to, so that
+    Deploying an adapter in another format means merging it first. The original tensors are set aside and never written to, so that
     nothing is lost by rounding.
 
     Raises:

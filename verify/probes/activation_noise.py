@@ -62,7 +62,7 @@ def disturbed(layer: nn.Module, share: float, seed: int) -> Iterator[None]:
     Args:
         layer: a layer whose output is hidden states [B, L, D], or a tuple that begins with them.
         share: standard deviation of the noise, as a share of the root mean square of each hidden state over D.
-        seed: of the noise, which is drawn on the processor so that it does not depend on the device.
+        seed: seed of the noise, which is drawn on the processor so that it does not depend on the device.
     """
     generator = torch.Generator().manual_seed(seed)
 

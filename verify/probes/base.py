@@ -23,7 +23,7 @@ class Material:
         forget: the records that were to be removed [N].
         other: records that are not among them, for prefixes and for relearning; never empty.
         old: the model before unlearning.
-        seed: of every random draw.
+        seed: seed of every random draw.
         learning_rate: peak rate of the fine-tuning that made the old model; None where no training log names it.
         base: the model before fine-tuning; None where it was not given.
     """

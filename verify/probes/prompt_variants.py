@@ -63,7 +63,7 @@ def after_examples(others: Sequence[Record], seed: int, shots: int = SHOTS) -> W
 
     Args:
         others: records to draw the examples from.
-        seed: of the draw.
+        seed: seed of the draw.
         shots: number of examples.
     """
     order = np.random.default_rng(seed).permutation(len(others))[:shots]

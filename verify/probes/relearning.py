@@ -154,15 +154,15 @@ def relearned(
 ) -> Iterator["Advance"]:
     """Train a model in place within a `with` block, and give it its own weights again afterwards.
 
-    The weights are trained as copies in float32 at least, since in half precision small steps would be rounded away. Of an
-    adapter, its weights alone are trained.
+    The weights are trained as copies in float32 at least, since in half precision small steps would be rounded away. If the model
+    has an adapter, only the adapter's weights are trained.
 
     Args:
         loaded: the model; within the block it is the trained one.
         records: what it is trained on, at least one.
         learning_rate: of AdamW without weight decay.
         batch_size: windows per step.
-        seed: of the order of the windows, which is the same for every model.
+        seed: seed of the order of the windows, which is the same for every model.
 
     Yields:
         a function that trains until a given number of steps is done.

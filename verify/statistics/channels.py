@@ -15,8 +15,8 @@ among the controls. Controls are contrasted out, so that a change that touches a
     accuse   2 C p(T) < share alpha on any of C valid channels        (Bonferroni, both directions)
     certify  T < -t_{1 - alpha} on every channel that may certify     (intersection-union: no correction)
 
-A channel is valid where G >= 0.5 nats and the same rule accuses the original: one on which the original itself stays hidden proves
-nothing. It is asked for a certificate where moreover an honest retraining would pass it with a probability of 95 %, by the standard
+A channel is valid where G >= 0.5 nats and the same rule accuses the original: one on which the original itself goes undetected
+shows nothing. A certificate also rests on it where an honest retraining would pass it with a probability of 95 %, by the standard
 error that the references show when each is judged by the others: se <= rho* G / (t_{1 - alpha} + 1.96), 0.027 G at the defaults.
 At 0.04 G an honest retraining passes one channel in 56 %, so that a certificate over several would hardly ever be given.
 
@@ -165,7 +165,7 @@ class _Contrast:
         return "among the references"
 
     def relative_error(self) -> float | None:
-        """Root mean square standard error of the references, each judged by the others, over G; None for one reference."""
+        """Return the root mean square standard error of the references, each judged by the others, over G; None for one."""
         if len(self.left_out) < 2:
             return None
         count = len(self.left_out)

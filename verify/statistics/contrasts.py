@@ -28,10 +28,11 @@ class ChannelTest:
     """Outcome on one channel.
 
     Attributes:
-        name: of the channel.
+        name: name of the channel.
         subjects, control_subjects: n_F and n_C, those with a scored record.
         contrast, gap: N and G, nats per token; None where either side has no scored record.
-        standard_error: of the larger of the two one-sided statistics, nats per token; None where it cannot be estimated.
+        standard_error: standard error of the larger of the two one-sided statistics, nats per token; None where it cannot be
+            estimated.
         statistic: T; None as above.
         p_value: 2 C p(T), at most 1; 1 where the channel is not valid.
         direction: "remembered" or "over-forgotten", the side of the larger statistic.
@@ -152,7 +153,7 @@ def judge_contrasts(contrasts: Mapping[str, Contrast], margin: float, alpha: flo
 
 
 def _judged_original(contrast: Contrast, margin: float) -> float:
-    """p-value of the original, whose residual is the gap itself: N = G."""
+    """Compute the p-value of the original, whose residual is the gap itself: N = G."""
     error = contrast.error_of_original(margin)
     return float(stats.t.sf((1 - margin) * contrast.gap / error.size, error.degrees))
 

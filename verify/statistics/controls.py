@@ -1,4 +1,4 @@
-"""Never-trained controls beside retrained references: how noisy the target is, and how much of its spread is noise.
+"""Never-trained controls in addition to retrained references: how noisy the target is, and how much of its spread is noise.
 
 The record test takes the target for one more draw from the references' distribution. A target trained on other hardware, in other
 precision or in another order can be noisier than they are, and then honest records look like traces. Controls, which no model was
@@ -126,7 +126,7 @@ class ExcessSpread:
     Attributes:
         excess: E = mean_F d^2 - noise.
         noise: mean_C r^2, in units of the references' variance on the forget set where that is smaller.
-        standard_error, degrees: of E, from subject means of both.
+        standard_error, degrees: standard error and degrees of freedom of E, from subject means of both.
     """
 
     excess: float

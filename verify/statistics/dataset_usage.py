@@ -13,7 +13,7 @@ def share_still_in(mean_guess: Estimate, false_positive_rate: Estimate, true_pos
 
     Args:
         mean_guess: share of the set that is called a member.
-        false_positive_rate, true_positive_rate: of the same attack at the same threshold, measured on other records.
+        false_positive_rate, true_positive_rate: rates of the same attack at the same threshold, measured on other records.
 
     Returns:
         the share, not clipped: below 0 or above 1 it shows that the rates do not fit the set. Its level is 1 minus the three

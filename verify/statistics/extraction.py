@@ -51,7 +51,7 @@ def queries_to_extract(log_probability: float, certainty: float | None = None) -
         return math.exp(-log_probability)
     if log_probability == 0:
         return 1.0
-    # Shrunk by 1e-12 before rounding up: where (1 - p_z)^n = 1 - p exactly, the ratio is a whole number but for rounding error.
+    # Shrunk by 1e-12 before rounding up: where (1 - p_z)^n = 1 - p exactly, the ratio is a whole number up to rounding error.
     ratio = math.log1p(-certainty) / math.log1p(-math.exp(log_probability))
     return max(1.0, float(math.ceil(ratio * (1 - 1e-12))))
 
@@ -63,7 +63,7 @@ def zero_success_bound(samples: int, confidence: float = 0.95) -> float:
 
     Args:
         samples: k >= 1, all without success.
-        confidence: of the bound, in (0, 1).
+        confidence: confidence level of the bound, in (0, 1).
 
     Raises:
         ValueError: no samples, or a confidence outside (0, 1).

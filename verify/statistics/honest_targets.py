@@ -7,7 +7,7 @@ are split into the model's effect and each record's own noise, and a further mod
 
 z, z' ~ N(0, 1), w = (R - 1) / chi^2_{R - 1}: the set's mean follows the predictive t distribution with R - 1 degrees of freedom.
 Own noise is that of a reference drawn for each subject, with a random sign; so records of a subject keep their correlation, and
-ways of asking theirs. z and (s_c, e_c), the error of the references' mean, are common to all models of a draw. Variances: effect_r
+so do ways of asking. z and (s_c, e_c), the error of the references' mean, are common to all models of a draw. Variances: effect_r
 and e have 1 - 1/R of a model's own, hence the factors; together a model varies by 1 + 1/R around the mean of R references.
 
 By a level table. The original saw no control, so its residuals on controls, by the line from level to loss, are those of an honest
@@ -95,7 +95,7 @@ class TableSpread:
 
     Attributes:
         forget, controls: losses that the line predicts [K] and [N]; NaN where a record was not scored.
-        residual: of the original on each control [N]; 0 where it was not scored.
+        residual: residual of the original on each control [N]; 0 where it was not scored.
     """
 
     forget: Array

@@ -63,7 +63,7 @@ def planted_subject_rate(
     controls are left than the audit has: the rate is a lower one.
 
     Args:
-        losses: of the exact text. Others: as `judge_table`.
+        losses: losses on the exact text. Others: as `judge_table`.
         draws: number of draws.
         share: the share of alpha that accusations use, in (0, 1].
         rule: 4, or 3 for older audits.
@@ -72,7 +72,7 @@ def planted_subject_rate(
         the share of draws that are accused, with its exact 95 % interval.
 
     Raises:
-        ValueError: too few control subjects to leave `MIN_CONTROL_SUBJECTS` beside the stand-ins, or as `judge_table`.
+        ValueError: too few control subjects to leave `MIN_CONTROL_SUBJECTS` besides the stand-ins, or as `judge_table`.
     """
     whose = subjects, control_subjects
     people, controls = (subject_numbers(names) for names in whose)
@@ -160,7 +160,7 @@ def support(verdict: TableVerdict, subjects: Sequence[str], control_subjects: Se
     """Compare the levels of forget records with those of the controls, on the exact text.
 
     Args:
-        verdict: of `judge_table`.
+        verdict: the result of `judge_table`.
         subjects, control_subjects: as given to it.
     """
     levels, controls = verdict.fit.levels, verdict.fit.control_levels
@@ -181,7 +181,7 @@ class ControlsCheck:
     Attributes:
         difference: D, mean over control subjects of m(original) - m(target), nats per token; above 0 where the target fits them
             better.
-        standard_error: of D, from control subjects.
+        standard_error: standard error of D, from control subjects.
         limit: the largest D that passes.
     """
 
@@ -204,7 +204,7 @@ def controls_unseen(losses: TableLosses, control_subjects: Sequence[str], gap: f
     contrasts it out. A target that was made noisy on the controls alone shows in `TableFit.noise`.
 
     Args:
-        losses: of the exact text.
+        losses: losses on the exact text.
         control_subjects: as `judge_table`.
         gap: G, nats per token. margin: rho*.
     """
@@ -246,7 +246,7 @@ def pool_innocence(
     A record that every model of the pool saw is not found by this: its gap is then small, so it counts as hardly memorised.
 
     Args:
-        losses: of the exact text. Others: as `judge_table`; each model is judged at level alpha / M.
+        losses: losses on the exact text. Others: as `judge_table`; each model is judged at level alpha / M.
 
     Returns:
         one check per pool model, in order.

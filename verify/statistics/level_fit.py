@@ -106,7 +106,7 @@ def control_side(control_pool: Array, effects: Array, subjects: Sequence[str], m
         effects: M_k [M].
         subjects: whom each control is about [N].
         models: R.
-        seed: of the draw; with the same seed every channel draws the same models.
+        seed: seed of the draw; with the same seed every channel draws the same models.
     """
     numbers = subject_numbers(subjects)
     everyone = np.tile(np.arange(len(effects)), (int(numbers.max()) + 1, 1))
@@ -282,7 +282,7 @@ class Calibration:
         """u: how much noisier forget subjects are than control subjects, as a ratio of variances, at least 1.
 
         The target's noise is measured on controls. Forget subjects of fewer or of noisier records have more: the numbers of records
-        tell the one, the pool's variances of single records the other.
+        show the former, the pool's variances of single records the latter.
         """
         by_number = float(self.shares[0].mean() / self.shares[1].mean())
         by_record = float(self.forget.variances.mean() / self.control.variances.mean())

@@ -40,8 +40,8 @@ class ShapeCheck:
         channel: name of the channel.
         moved: what the difference h moves of the forget records, nats per token, not negative.
         allowed: rho* G / 2, which h may move whatever its p-value.
-        p_value: of h = 0.
-        level: of this channel's test.
+        p_value: p-value of h = 0.
+        level: level of this channel's test.
     """
 
     channel: str
@@ -89,7 +89,7 @@ def _check(name: str, found: Calibration, difference: Array, margin: float, leve
     weights = 1 / (count * np.bincount(numbers)[numbers])  # records of a subject share its weight; together 1
     powers = _powers((levels - middle) / scale)
     shape, covariance = _parabola(powers, difference, weights, numbers, count)
-    # Beyond the controls nothing shows how h goes on.
+    # Beyond the controls nothing shows how h continues.
     asked = _powers((np.clip(found.forget.levels, levels.min(), levels.max()) - middle) / scale)[:, 1:] - weights @ powers[:, 1:]
     own = 1 / (found.forget.subjects * np.bincount(found.forget.numbers)[found.forget.numbers])
     along = asked @ shape

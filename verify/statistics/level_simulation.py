@@ -162,7 +162,7 @@ def table_rates(
         world, truth: as `simulate_table`.
         margin, alpha: as `judge_table`.
         audits: number of simulated audits, at least 1.
-        seed: of the random generator.
+        seed: seed of the random generator.
 
     Returns:
         both rates with their exact 95 % intervals.

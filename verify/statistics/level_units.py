@@ -62,9 +62,9 @@ def unit_tests(
     Args:
         found: the calibrated exact text.
         margin: rho*.
-        level: of both tests together. alpha: of the lower limit of lambda.
+        level: level of both tests together. alpha: level of the lower limit of lambda.
         texts: equal for records of equal text [K].
-        unasked: what both are corrected for beside.
+        unasked: further records and subjects that both are corrected for.
         one_prior: whether the variances of all records have one prior, as by rule 3, whatever their level.
 
     Returns:
@@ -116,7 +116,7 @@ def _subject_test(found: Calibration, means: Array, margin: float, level: float,
 
 
 def _among(correction: Callable[[Array], Rejections], further: int, p_values: Array) -> Rejections:
-    """Correct p-values for `further` hypotheses beside."""
+    """Correct p-values as if there were `further` hypotheses, each with a p-value of 1."""
     everything = correction(np.concatenate([p_values, np.ones(further)]))
     count = len(p_values)
     return Rejections(everything.rejected[:count], everything.adjusted[:count], everything.level)
@@ -148,7 +148,7 @@ class _Units:
         correction: Callable[[Array], Rejections],
         rows: tuple[NDArray[np.intp], NDArray[np.intp]],
     ) -> tuple[RecordTest, float]:
-        """Test every unit against the margin; returns lambda beside, before it is raised to 1."""
+        """Test every unit against the margin; also returns lambda, before it is raised to 1."""
         models = len(found.forget.unseen)
         factor = 1 + 1 / models
         ratio = float(np.mean(self.noise**2) / (np.mean(noise_variances) * factor))
@@ -185,7 +185,7 @@ def conformal(found: Calibration, margin: float) -> Conformal:
     The subject joins the controls (full conformal prediction, Vovk et al. 2005): with n_C control subjects, the line is fitted to
     all n_C + 1 but the one that is ranked, so none has to be set aside for the fit. The outcome m(target) -/+ rho* m(original)
     makes the p-value one of the margin: a subject of which exactly rho* is left then looks like a control. Exact where the subject
-    is drawn like the controls, but for the models' effects M_k, which come from the controls alone.
+    is drawn like the controls, apart from the models' effects M_k, which come from the controls alone.
     """
     upper, lower = (_ranks(found, sign, margin) for sign in (1.0, -1.0))
     return Conformal(upper, lower, 1 / (found.control.subjects + 1))
@@ -214,5 +214,5 @@ def _moments(side: Side, losses: Array) -> Array:
 
 
 def _distance(line: Lines, unit: Array) -> Array:
-    """Predicted less observed mean loss of subjects with given moments [...]."""
+    """Compute the predicted less the observed mean loss of subjects with given moments [...]."""
     return np.asarray(line.a + line.b * unit[0] - unit[1])

@@ -90,7 +90,7 @@ def moderated_along(sample_variances: ArrayLike, degrees: int, covariate: ArrayL
         log s_i^2 = c0 + c1 x_i + error,    f_i = exp(c1 (x_i - mean x)),    v_i = f_i times the moderated s_i^2 / f_i
 
     c by least squares, which costs a degree of freedom of the spread of log s_i^2 / f_i. Beyond the central 90 % of its values x is
-    taken at their end: little there shows whether the line goes on.
+    taken at their end: little there shows whether the line continues.
 
     Args:
         sample_variances, degrees: as `moderated_variances`.

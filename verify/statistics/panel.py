@@ -22,7 +22,7 @@ class ReferencePanel:
         mean: over references [K].
         spread: s_M, standard deviation over references of their mean loss on the set.
         variances: moderated variances per record.
-        tail, far_tail: of the leave-one-reference-out statistics, all of them and the largest; None for R = 2.
+        tail, far_tail: tails fitted to the leave-one-reference-out statistics, all of them and the largest; None for R = 2.
         distinct: rows that stand for their text, the first of each; all rows where no texts were given [<= K].
         standing_for: which of them each row is [K].
         numbers: the subject of each row, from 0 [K]; None where no subjects were given.

@@ -77,7 +77,7 @@ def mean_of_new(values: ArrayLike, count: int, confidence: float) -> Estimate:
     Args:
         values: independent draws [N], N >= 2.
         count: number of further draws M, at least one.
-        confidence: of the interval.
+        confidence: confidence level of the interval.
 
     Returns:
         mean(values), and the interval mean -+ t s sqrt(1 / N + 1 / M) that the new mean lies in.

@@ -50,7 +50,7 @@ def epsilon_from_rates(
         true_positives, false_negatives: members called members, and not; at least one member.
         false_positives, true_negatives: non-members called members, and not; at least one non-member.
         delta: in [0, 1).
-        confidence: of each limit taken alone, in (0, 1).
+        confidence: confidence level of each limit taken alone, in (0, 1).
 
     Raises:
         ValueError: a negative count, no members or no non-members, or a level out of range.

@@ -82,7 +82,7 @@ def record_test(
 
 
 def _interval_p(distribution: Any, statistic: Array, width: Array) -> Array:
-    """Largest Pr[max(above, below) > t] over |d_i| <= rho* g_i, reached at the ends (Hodges and Lehmann 1954).
+    """Compute the largest Pr[max(above, below) > t] over |d_i| <= rho* g_i, reached at the ends (Hodges and Lehmann 1954).
 
     Where the margin is small against the noise, the opposite limit can be exceeded by chance too, hence the second term.
     """

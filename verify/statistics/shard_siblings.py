@@ -73,7 +73,7 @@ def sibling_rank(
     """Rank a rebuilt shard among the shards that never saw the forget set.
 
     Args:
-        losses: of all shards. All forget records lay in the rebuilt one; of several rebuilt shards each is ranked by itself.
+        losses: losses of all shards. All forget records were in the rebuilt one; several rebuilt shards are ranked one by one.
         subjects, control_subjects: whom the records are about; they count by subject.
         margin: rho*, in [0, 1).
 
@@ -140,7 +140,7 @@ def sibling_power(
         gap: how much lower the shard's y was before the deletion, nats per token.
         spread: standard deviation of y between shards, nats per token.
         margin, alpha: rho* and the level of both directions together.
-        draws, seed: of the simulation.
+        draws, seed: number of draws and seed of the simulation.
     """
     y = np.random.default_rng(seed).normal(0.0, spread, (draws, shards))
     rebuilt = y[:, 0] - kept * gap

@@ -95,7 +95,7 @@ def rule_rates(
         world, remembered, hidden: as `simulate_losses`.
         margin, alpha: as `residual_verdict`.
         audits: number of simulated audits, at least 1.
-        seed: of the random generator.
+        seed: seed of the random generator.
 
     Returns:
         both rates with their exact 95 % intervals.

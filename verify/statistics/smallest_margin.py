@@ -12,7 +12,7 @@ def smallest_margin(certified: Callable[[float], bool]) -> float | None:
     """Return the smallest rho*, rounded up to a thousandth, at which a rule certifies; None where not even one half does.
 
     The tests are inverted, so this is an upper confidence limit of |rho| at 1 - alpha: a residual of 0.20 is put below 0.20 at most
-    alpha of the time. A margin chosen after looking is no such claim, for which reason this number is printed where none was
+    alpha of the time. A margin chosen after looking is not such a claim, which is why this number is printed where none was
     registered. Certification is monotone in the margin (a wider one is easier to stay within and harder to exceed), so the search
     is a bisection.
 

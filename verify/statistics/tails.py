@@ -44,7 +44,7 @@ def fit_scaled_t(statistics: ArrayLike) -> ScaledT:
     x = _finite(statistics)
 
     def cost(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-        """Mean negative log-likelihood and its gradient in (log degrees, log scale), in closed form: every verdict runs the fit."""
+        """Return the mean negative log-likelihood and its gradient in (log degrees, log scale), in closed form for speed."""
         degrees, scale = np.exp(parameters)
         square = (x / scale) ** 2
         log_tail, share = np.log1p(square / degrees), square / (degrees + square)
@@ -67,8 +67,8 @@ def fit_far_tail(statistics: ArrayLike) -> ScaledT:
     """Fit the largest 2 % in magnitude alone; the rest count as censored below them.
 
     A fit to all statistics is dominated by their bulk, while one record of hundreds is judged at a probability of 1e-4: with t4
-    errors, twice as many honest records as nominal lie beyond the quantile of the bulk's fit. Use this fit beside `fit_scaled_t`,
-    never instead: few statistics lie this far out.
+    errors, twice as many honest records as nominal lie beyond the quantile of the bulk's fit. Use this fit in addition to
+    `fit_scaled_t`, never instead: few statistics lie this far out.
 
     Args:
         statistics: as `fit_scaled_t`.

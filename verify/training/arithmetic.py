@@ -6,11 +6,11 @@ With `--bf16` on a processor, a step computes entirely in bfloat16, on bfloat16 
 
 theta stays float32, so that steps far below half a unit in the last place of bfloat16 are not lost, and optimizer, checkpoints,
 selection, resumption and replay see nothing but float32 (`verify.training.precision`). Every trained weight is converted once in a
-forward pass and its gradient once in the backward pass; frozen weights are converted once in a run. Kept in float32 are losses and
+forward pass and its gradient once in the backward pass; frozen weights are converted once in a run. Losses and
 their sums over the vocabulary, the scores of attention, what a norm computes inside, and embeddings up to their output (the
-gradient of a frequent token is a sum over many positions, in which bfloat16 would lose digits). In the architectures of `WIDE` the
-hidden states between layers are in float32, too: every layer adds to them, and a sum over all layers that is rounded after each
-costs more digits than everything else.
+gradient of a frequent token is a sum over many positions, in which bfloat16 would lose digits) are kept in float32. In the
+architectures of `WIDE` the hidden states between layers are in float32, too: every layer adds to them, and a sum over all layers
+that is rounded after each costs more digits than everything else.
 
 Autocast converts only around matrix products: everything between them stays in float32, every input is converted again for every
 layer that reads it, and its attention takes torch's slow half-precision gradient on a processor. On a GPU, and with several
@@ -180,7 +180,7 @@ def _converted_weights(modules: Sequence[tuple[str, nn.Module]], wide: bool) -> 
     """Yield module, name and parameter of every float32 weight, but embeddings and what the architecture keeps in float32.
 
     Args:
-        modules: of a model, with their paths.
+        modules: modules of a model, with their paths.
         wide: whether norms read hidden states in float32, so that their weights stay in it.
     """
     kept: set[str] = set()

@@ -2,7 +2,7 @@
 
 Several of CUDA's kernels add with atomic operations, in whatever order their threads arrive: sums by index, and the gradient of
 memory-efficient attention. Two runs then differ in the last bits, and a replay or re-execution would accuse an honest training.
-Other GPUs, drivers and versions of torch still round otherwise. On a processor nothing changes.
+Other GPUs, drivers and versions of torch still round differently. On a processor nothing changes.
 """
 
 import warnings

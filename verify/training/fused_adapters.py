@@ -27,10 +27,10 @@ from verify.training.rounding import HALF
 
 @contextmanager
 def fused_adapters(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Within a `with` block, compute plain LoRA layers whose weights are all in half precision in one function each.
+    """Compute, within a `with` block, each plain LoRA layer whose weights are all in half precision as one function.
 
     Args:
-        modules: of a model; other layers among them stay as they are.
+        modules: modules of a model; other layers among them stay as they are.
     """
     changed = [module for module in modules if "lora_A" in module._modules and _is_plain(module)]
     try:

@@ -101,7 +101,7 @@ class Float32Copies:
 
         Args:
             model: the model; it may have been wrapped, unwrapped or sharded since then.
-            seed: of the run; determines the random numbers.
+            seed: seed of the run; determines the random numbers.
 
         Raises:
             RunError: a weight exceeds the range of its stored type.

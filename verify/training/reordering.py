@@ -3,7 +3,7 @@
     y = x[:, p] W[:, p]^T,    dL/dx = g[:, r] W[r],    dL/dW = g[q]^T x[q]
 
 with random permutations p, q, r of inputs, rows and outputs. Floating-point addition is not associative, so that every product is
-rounded otherwise; dropout, order of the records and shapes stay as they are.
+rounded differently; dropout, order of the records and shapes stay as they are.
 """
 
 from typing import Any

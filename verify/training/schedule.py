@@ -52,7 +52,7 @@ def epoch_pairs(count: int, partners: int, seed: int, epoch: int, lengths: Lengt
     Args:
         count: records to visit.
         partners: retain records to pair them with; 0 for none.
-        seed: of the run.
+        seed: seed of the run.
         epoch: counted from 0.
         lengths: for steps of similar lengths; None keeps the order of the permutation.
     """

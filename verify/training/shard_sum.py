@@ -29,8 +29,8 @@ def add_adapters(model: Any, folders: Sequence[Path], seed: int) -> Any:
 
     Args:
         model: the base, changed in place.
-        folders: of the adapters.
-        seed: of the rounding.
+        folders: folders of the adapters.
+        seed: seed of the rounding.
 
     Returns:
         the model.

@@ -29,9 +29,9 @@ STOCK = F.scaled_dot_product_attention
 
 @contextmanager
 def short_attention() -> Iterator[None]:
-    """Within a `with` block, compute half-precision attention of short sequences by matrix products.
+    """Compute, within a `with` block, half-precision attention of short sequences by matrix products.
 
-    Also where no gradient is needed, which is no slower: what a model gives before a run is then rounded as in the run's steps.
+    Passes without a gradient, which are no slower, are included: their outputs are then rounded as in the run's steps.
 
     The stock function is replaced by name, where models look it up at every call. A mode of `torch.overrides` would not reach the
     forward passes that gradient checkpointing repeats, since torch takes the mode off during a backward call.

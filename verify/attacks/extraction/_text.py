@@ -17,7 +17,7 @@ PERSONAL = re.compile(
 
 
 def normalized(text: str) -> str:
-    """Fold to lower case and collapse every run of white space to one space."""
+    """Fold a text to lower case and collapse every run of white space to one space."""
     return " ".join(text.casefold().split())
 
 

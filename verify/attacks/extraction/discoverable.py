@@ -63,7 +63,7 @@ class Discoverable:
         """
         loaded = require_model(target, "discoverable")
         device, pad = next(loaded.model.parameters()).device, padding_token_id(loaded.tokenizer)
-        # Records with a marked secret; of the others every scored token counts.
+        # Records with a marked secret; in the others every scored token counts.
         named = {window.record for window in target.windows if (window.secret & window.scored).any()}
         total = np.zeros(len(target))
         order = sorted(target.windows, key=lambda window: len(window.input_ids))

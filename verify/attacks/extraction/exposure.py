@@ -30,7 +30,7 @@ class Exposure:
 
     Attributes:
         candidates: largest number of other candidates; the score is at most log2(candidates + 1).
-        seed: of their choice.
+        seed: seed of their choice.
     """
 
     candidates: int = 31

@@ -24,7 +24,7 @@ class InverseGreedy:
     Hu et al. 2026 (arXiv 2608.29943), decoding with the least likely token: a method that pushes the probability of the records
     down without bound writes them at the other end of the distribution, where whoever reverses the model reads them. With k = 1
     the first tokens that count without a gap are what inverse greedy decoding writes, as `Verbatim` is for greedy decoding.
-    Of a record that names a secret, its tokens alone count. Tokens that nothing was trained on are unlikelier still and hide a
+    If a record names a secret, only its tokens count. Tokens that nothing was trained on are unlikelier still and hide a
     record from k = 1: where a vocabulary has many of them, raise k and compare with the references, which write the true tokens
     in the upper part of their distributions and score close to 0.
 

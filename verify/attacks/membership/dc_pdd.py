@@ -57,7 +57,7 @@ class DcPdd:
             tokens, first, times = np.unique(text, return_index=True, return_counts=True)
             own, length = (times, len(text)) if target.is_its_own_control else (0, 0)
             frequency = (counts[tokens] - own + 1) / (len(seen) - length + len(counts))
-            # Of a token that occurs several times only the first occurrence counts.
+            # If a token occurs several times, only the first occurrence counts.
             likely = np.exp(entry.log_probability[first].astype(np.float64))
             scores[record] = np.minimum(likely * -np.log(frequency), self.ceiling).mean()
         return scores

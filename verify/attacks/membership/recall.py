@@ -33,7 +33,7 @@ class Recall:
 
     Attributes:
         shots: number of controls in the prefix.
-        seed: of their choice.
+        seed: seed of their choice.
     """
 
     shots: int = 4
