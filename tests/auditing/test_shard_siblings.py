@@ -116,7 +116,7 @@ def with_record(row: dict[str, str]) -> Callable[[dict[str, Any]], None]:
     return add
 
 
-SAW = "was trained on 1 of the records that it is to have never seen"
+SAW = "was trained on 1 of the records that it should never have seen"
 
 
 def with_subject(header: dict[str, Any]) -> None:

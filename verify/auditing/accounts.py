@@ -26,7 +26,7 @@ def controls_digest(holdout: Sequence[Record] | None, level_table: str | None, k
 
 
 def controls_of(evidence: Evidence) -> str | None:
-    """Return what identifies the controls of an earlier audit, likewise."""
+    """Return what identifies the controls of an earlier audit, as `controls_digest` does."""
     if evidence.level_table is not None:
         return evidence.level_table.digest
     return next((entry.digest for entry in evidence.sets if entry.role == "holdout"), None)
@@ -41,7 +41,7 @@ def account_of(
     *,
     canaries: bool = False,
 ) -> ControlsAccount | None:
-    """Count the audits against the same controls up to this one; None where there are no controls, or nobody counted.
+    """Count the audits against the same controls up to this one; None without controls or without a count.
 
     Args:
         settings: alpha, and the number of audits that was planned for.
@@ -97,7 +97,7 @@ def require_same_plan(earlier: Iterable[tuple[float, int | None]], settings: Set
 
     Args:
         earlier: alpha and planned number of each earlier audit.
-        settings: of this audit; nothing is required where it plans for no number.
+        settings: settings of this audit; nothing is required where it plans for no number.
 
     Raises:
         InputError: one of them had another plan.

@@ -149,7 +149,7 @@ def register(
         path: a new file.
         forget_set, retain_set, holdout_set, fresh_set, data, fields, settings: as they will be passed to `audit`.
         canaries: the canary manifest of the training run, or the model folder that contains it.
-        rewordings: a file of rewordings or templates. The registration holds a commitment to it that tells nothing about it; the
+        rewordings: a file of rewordings or templates. The registration holds a commitment to it that reveals nothing about it; the
             salt that opens it is written beside the file. Keep both to yourself until the model is handed in.
         references: the references that the audit will use; it refuses to leave one out, and may add others.
         level_table: folder of the level table that will judge in place of retrained references; the registration names its digest.

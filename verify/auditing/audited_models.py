@@ -18,7 +18,7 @@ class Models:
         original: the model before unlearning.
         base: the model before fine-tuning; None where none was given.
         references: models fine-tuned without the forget set.
-        tokenizer: for models in memory.
+        tokenizer: tokenizer of models in memory.
         accept: differences between them that are intended; see `verify.audit`.
         proofs: files of re-executions of references.
     """
@@ -32,7 +32,7 @@ class Models:
     proofs: Sequence[str | Path]
 
     def single(self) -> dict[str, Any]:
-        """Return the models that there is one of, by role."""
+        """Return the models of roles that have one model each, by role."""
         return {"original": self.original, "target": self.target, **({} if self.base is None else {"base": self.base})}
 
     def plans(self) -> list[Plan]:
@@ -48,7 +48,7 @@ class Models:
         """Require that each model fits into memory by itself, before hours of scoring; one is loaded at a time.
 
         Raises:
-            InputError: one does not.
+            InputError: a model does not fit.
         """
         for plan in self.plans():
             require_memory_for_loading(plan.source, dtype)

@@ -1,6 +1,6 @@
 """Rewordings of an audit: where they come from, and the commitment to them that a registration holds.
 
-Rewordings that are known to whoever makes the model can be trained on. So a registration holds only a digest of them under a random
+Rewordings that the model's maker knows can be trained on. So a registration holds only a digest of them under a random
 salt, from which nothing can be guessed; after the model is handed in, the audit opens it with the file and its salt. That shows
 that the auditor did not choose the wordings by what they find.
 """
@@ -36,7 +36,7 @@ class Wording:
     """The other words that an audit asks in.
 
     Attributes:
-        rewordings: of its records; None where there are none.
+        rewordings: rewordings of its records; None where there are none.
         committed: whether they were registered before unlearning.
     """
 

@@ -45,7 +45,7 @@ class CheckedInputs:
         """Add references that turned out, once loaded, to have the weights of another model.
 
         Args:
-            duplicates: label -> label of the other model; accepted by whoever asked for the audit.
+            duplicates: label -> label of the other model; the auditor has accepted them.
         """
         listed = []
         for check in self.references:

@@ -41,7 +41,7 @@ class TableJudge:
 
     @property
     def channels(self) -> frozenset[str]:
-        """Channels that it has numbers on, beside the exact text."""
+        """Channels that it has numbers on, besides the exact text."""
         return frozenset(self.table.channels) - {EXACT_TEXT}
 
     def channels_in(self, rewordings: RewordingSource | None, model: Any, key: RecordKey) -> frozenset[str]:
@@ -147,7 +147,7 @@ def require_unread_controls(judging: TableJudge | None, accept: Collection[str])
     """Refuse to accept that the unlearning read the auditor's controls: by a level table every test is a contrast with them.
 
     Raises:
-        InputError: it was accepted.
+        InputError: the audit accepted it.
     """
     if judging is not None and "used_holdout" in accept:
         raise InputError(
@@ -167,10 +167,10 @@ def table_judge(
     """Open the level table of an audit and check that it has what the audit needs; None without one.
 
     Args:
-        folder: of the table.
+        folder: folder of the table.
         key_file: public key of whoever is trusted to have signed it.
-        references: of the audit; a table takes their place.
-        target: the unlearned model, whose manifest says whether the method read the table, too.
+        references: references of the audit; a table takes their place.
+        target: the unlearned model, whose manifest says whether the method also read the table.
         sets: the audit's records.
         key: the record key.
 
@@ -206,9 +206,9 @@ def by_table(settings: Settings, judge: TableJudge | None, *, registered: bool =
     """Return the settings with the rule of a level table, where one judges.
 
     Args:
-        settings: of the audit.
+        settings: settings of the audit.
         judge: the level table; None where references judge.
-        registered: whether a registration fixed them: then an older rule of a table stays.
+        registered: whether a registration fixed them, so that an older rule of a table stays.
 
     Raises:
         InputError: the settings name such a rule, and there is no table.

@@ -1,4 +1,4 @@
-"""Earlier audits of the same weights: whoever audits until a verdict comes out right is to be seen doing so."""
+"""Earlier audits of the same weights: auditing until the verdict is the wanted one has to be visible."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +31,7 @@ def found_looks(earlier: Sequence[Evidence], evidence: Evidence) -> tuple[Look, 
 
     Args:
         earlier: evidence of earlier audits.
-        evidence: of this one.
+        evidence: evidence of this one.
 
     Raises:
         InputError: one of them is about other weights.

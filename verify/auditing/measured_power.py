@@ -115,7 +115,7 @@ def power_of_audit(folder: str | Path) -> MeasuredPower:
     """Estimate how often the references or the level table of an audit that was made would certify an honest deletion.
 
     Args:
-        folder: of the audit, with evidence.json and scores.parquet.
+        folder: folder of the audit, with evidence.json and scores.parquet.
 
     Raises:
         InputError: the folder holds no whole audit, or one by rule 1 or with fewer than two references.

@@ -1,4 +1,4 @@
-"""Earlier audits that an audit counts with, and the canaries whose counts are multiplied with theirs."""
+"""Earlier audits that are counted together with an audit, and the audit's canaries."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Past:
     """Canaries of an audit, and the audits before it.
 
     Attributes:
-        canaries: of the original's training; None without canaries.
+        canaries: canaries of the original's training; None without canaries.
         batches: counts of the canaries of earlier deletions.
         deletions: evidence of earlier deletions.
         looks: evidence of earlier audits of the same weights.

@@ -1,7 +1,7 @@
 """References that a registration pins: an audit uses all of them, and may add others.
 
-Whoever can choose among references after looking can choose the verdict. More of them narrow every interval; leaving one out does
-not, and is refused.
+Who can choose among references after looking can choose the verdict. Adding references narrows every interval; leaving one out
+does not, and is refused.
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,7 +28,7 @@ def require_pinned(pinned: Iterable[str], references: Sequence[Any]) -> None:
     """Check, by manifests and before hours of scoring, that no pinned reference was left out.
 
     Raises:
-        InputError: one was.
+        InputError: a pinned reference was left out.
     """
     stated = [_stated(source) for source in references]
     if None not in stated:
@@ -39,7 +39,7 @@ def require_pinned_scored(pinned: Iterable[str], models: Iterable[AuditedModel],
     """Check that every pinned reference was scored, by the digests of what was loaded.
 
     Raises:
-        InputError: one was not.
+        InputError: a pinned reference was not scored.
     """
     if dtype == "auto":  # in another precision than stored, the weights have another digest
         _require_all(pinned, [model.weights for model in models if model.role == "reference"])

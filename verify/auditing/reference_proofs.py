@@ -1,6 +1,6 @@
 """Proofs of references: a training that was executed again without the forget records, which no log alone can show.
 
-A reference that saw the records makes any model look as if it had forgotten them, and its log is the word of whoever wrote it.
+A reference that saw the records makes any model look as if it had forgotten them, and its log is only its writer's word.
 `verify-unlearning reexecute` takes a reference's training as one of its own (no --log): its schedule follows from options and seed.
 """
 

@@ -41,7 +41,7 @@ class Registration(Frozen):
         sets: forget set, controls, and every other set the audit will read.
         settings: statistics, margins, levels, seeds, and the deployed precision.
         canaries: the commitment to the canary assignments, if any.
-        rewordings: the commitment to the rewordings that the audit will ask in, if any; it tells nothing about them.
+        rewordings: the commitment to the rewordings that the audit will ask in, if any; it reveals nothing about them.
         references: weight digests of the references that the audit will compare with; it may add others.
         level_table: digest of the header of the level table that will judge, by rule 3 or 4.
     """
@@ -61,7 +61,7 @@ class Registration(Frozen):
 
     @model_serializer(mode="wrap")
     def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what earlier versions did not have and this one has not, either: the digest is over what is written."""
+        """Leave out what earlier versions did not have and this registration does not use: the digest is over what is written."""
         content: dict[str, Any] = handler(self)
         return {name: part for name, part in content.items() if name not in ("rewordings", "references", "level_table") or part}
 
@@ -157,7 +157,7 @@ class Registration(Frozen):
         )
 
     def require_past(self, now: datetime) -> None:
-        """Check that the registration is not dated after `now`, but for the clocks of several hosts.
+        """Check that the registration is not dated after `now`, allowing for the clocks of several hosts.
 
         Raises:
             InputError: its date is invalid, over an hour in the future, or has no time zone.

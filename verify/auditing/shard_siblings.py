@@ -157,7 +157,7 @@ def _log_paths(folder: Path, plan: ShardsDescription, shard: int) -> list[Path]:
     """Return the logs of a shard's stages; a stage whose slices so far hold no record has none.
 
     Raises:
-        InputError: one is missing.
+        InputError: a log is missing.
     """
     first = min((stage for where, stage in plan.records.values() if where == shard), default=plan.slices)
     paths = [folder / f"shard-{shard}" / f"slice-{stage}" / LOG_NAME for stage in range(first, plan.slices)]
@@ -183,7 +183,7 @@ def _require_alike(log: TrainingLog, label: str, plan: ShardsDescription, key: R
 def _require_unseen(log: TrainingLog, label: str, records: set[str], people: frozenset[str] | set[str]) -> None:
     """Require a training without these records and without any record about these people."""
     if seen := len(log.names & records):
-        raise InputError(f"{label} was trained on {seen} of the records that it is to have never seen, by its log. {INSTEAD}")
+        raise InputError(f"{label} was trained on {seen} of the records that it should never have seen, by its log. {INSTEAD}")
     others = {name for names in log.subjects if names is not None for name in names.split(",")}
     if there := len(others & people):
         raise InputError(

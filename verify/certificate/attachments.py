@@ -80,7 +80,7 @@ def attachment_findings(pairs: Mapping[str, Pair], given: Attachments) -> list[F
 
 
 SHOWN = 20
-"""Names of unlisted files in one finding; of more, their number is said."""
+"""Most unlisted files that one finding names; for the others it gives their number."""
 
 
 def _model(pairs: Mapping[str, Pair], model: Path) -> list[Finding]:
@@ -143,7 +143,7 @@ def _configuration(what: str, model: Path, auditor: Statement | None) -> Finding
 
 
 def _audit(statements: list[Statement], audit: Path) -> list[Finding]:
-    """Check that a folder's files are those of a signed audit; of several audits, the best match counts."""
+    """Check that a folder's files are those of a signed audit; with several audits, the best match counts."""
     found = []
     for statement in statements:
         findings = []

@@ -41,7 +41,7 @@ def claim_finding(predicate: Mapping[str, Any]) -> Finding:
     """Check that an auditor's verdict follows from the channels, tests and validity checks beside it, and say what was asked.
 
     Args:
-        predicate: of the auditor's statement, signature verified.
+        predicate: predicate of the auditor's statement, whose signature was verified.
 
     Raises:
         KeyError, TypeError, IndexError: it lacks what this version expects.
@@ -91,7 +91,7 @@ def judge_findings(predicate: Mapping[str, Any], requests: Sequence[RequestFacts
     A table that was made once it was known who asks can be made to fit the answer.
 
     Args:
-        predicate: of the auditor's statement, signature verified.
+        predicate: predicate of the auditor's statement, whose signature was verified.
         requests: those that the operator's statement is about; empty without it.
 
     Raises:
@@ -163,7 +163,7 @@ def adapter_finding(predicate: Mapping[str, Any]) -> Finding | None:
     """State what an adapter's certificate covers, and what stands without the adapter; None for a model without one.
 
     Args:
-        predicate: of the auditor's statement, signature verified.
+        predicate: predicate of the auditor's statement, whose signature was verified.
     """
     found = predicate["annotations"]["evidence"].get("without_adapter")
     return None if found is None else Finding("adapter", True, str(found["reason"]))

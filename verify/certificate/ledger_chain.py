@@ -1,6 +1,6 @@
 """Recompute a request ledger's hash chain independently of the program that wrote it.
 
-Every event carries the digest of the one before. An event that was edited, removed or inserted breaks the chain from there on, and
+Every event carries the digest of the one before. An event that was edited, removed or inserted breaks the chain at that point, and
 the head that a certificate names is then no longer in it. The SQLite file is opened read-only.
 
     digest = SHA-256 of the JSON list [1, sequence, request, state, at, details, previous], without spaces

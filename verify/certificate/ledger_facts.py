@@ -237,7 +237,7 @@ def _deployed(events: Sequence[LedgerEvent], before: str, after: str) -> int | N
 
 
 def _accounts(pairs: Mapping[str, Pair], events: Sequence[LedgerEvent], opened: OpenedAudits) -> Iterator[str]:
-    """Yield where an audit counts the audits against its controls otherwise than the ledger that opened it.
+    """Yield where an audit's count of the audits against its controls differs from that of the ledger that opened it.
 
     Every audit that the ledger opened counts, also one that was broken off, as somebody may have seen its scores; only those of
     which the ledger notes that no score was read do not (`verify.certificate.opened_audits`).
@@ -272,7 +272,7 @@ def _looks(pairs: Mapping[str, Pair], events: Sequence[LedgerEvent]) -> Iterator
 
 
 def _inconclusive(events: Sequence[LedgerEvent], batch: Any, before: str) -> set[str]:
-    """Return the audits of a model's last attempt that left it open, but for the one on which it went into service."""
+    """Return the inconclusive audits of a model's last attempt, except the one on which it went into service."""
     found: set[str] = set()
     final = None
     for event in events:

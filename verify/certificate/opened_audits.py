@@ -25,7 +25,7 @@ class OpenedAudit:
     """An audit that a ledger opened.
 
     Attributes:
-        batch: of the requests that it is for.
+        batch: batch of the requests that it is for.
         before: digest of the weights before the deletion.
         controls: what identifies its controls (`verify.schema.judged_by.ControlsAccount`).
         alpha, expected: level, and the number of audits that was planned for against these controls, or None.
@@ -123,13 +123,13 @@ class _Count:
         self.opened.append(OpenedAudit(batch, str(entry["before"]), controls, float(entry["alpha"]), expected, number))
 
     def leave(self, batch: str, before: str) -> None:
-        """Take the number from the last audit of a model, unless the ledger has noted its end."""
+        """Free the number of a model's last audit, unless the ledger has noted its end."""
         own = [place for place in sorted(self.unended) if (self.opened[place].batch, self.opened[place].before) == (batch, before)]
         self.left |= set(own[-1:])
         self.unended -= set(own[-1:])
 
     def end(self, batch: str, unmade: Iterable[str]) -> None:
-        """Note that a batch's audits ended, but for those of some models, which leave their numbers."""
+        """Note that a batch's audits ended, except those of some models, whose numbers become free."""
         for before in unmade:
             self.leave(batch, before)
         self.unended -= {place for place in self.unended if self.opened[place].batch == batch}

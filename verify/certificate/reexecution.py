@@ -223,7 +223,7 @@ def _measured(claim: ReexecutionClaim) -> Iterator[str]:
 
 
 def _sample(claim: ReexecutionClaim) -> Iterator[str]:
-    """Compute again what a sample finds; of a failed re-execution the size that was planned is not known."""
+    """Recompute what a sample finds; the planned size of a failed re-execution is not known."""
     draw, count, executed = claim.draw, claim.segments, claim.executed
     if not executed:
         yield "no segment was executed"

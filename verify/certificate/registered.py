@@ -1,8 +1,8 @@
 """Agreement of a certificate's statements on the registration of its audits, on the ledger's head, and on what came before what.
 
 An audit that was registered after its result could be known proves nothing. The auditor signs which registration an audit followed,
-the operator which one was made before unlearning, and when each step was taken; the clocks are theirs, and only a time stamp of
-somebody else's (`verify.certificate.timestamps`) shows that a document existed at a time.
+the operator which one was made before unlearning, and when each step was taken; the clocks are theirs, and only an
+authority's time stamp (`verify.certificate.timestamps`) shows that a document existed at a time.
 """
 
 import json
@@ -59,7 +59,8 @@ def _registered(pair: Pair) -> Registered | None:
 
 
 def _times(weights: str, registered: Registered | None, pair: Pair, record: Mapping[str, Any]) -> Iterator[Finding]:
-    """Check that an audit was registered before it was made, and before the unlearning began, but for the clocks of several hosts.
+    """Check that an audit was registered before it was made, and before the unlearning began, allowing for the clocks of several
+    hosts.
 
     Where the ledger is at hand, its chain and not a clock shows that the registration came before the unlearning.
     """

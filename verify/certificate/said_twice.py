@@ -1,7 +1,7 @@
 """Agreement of a certificate's statements within themselves: facts that one of them says in two places.
 
-Whoever holds the signing key can edit a statement and sign it again. What is said once only the evidence, the ledger or the models
-themselves can contradict; what is said twice has to be the same.
+Who holds the signing key can edit a statement and sign it again. What a statement says once, only the evidence, the ledger or the
+models can contradict; what it says twice has to agree.
 """
 
 import json
@@ -18,7 +18,7 @@ from verify.schema.inputs import CLOCKS
 
 RECORD = "deletion record"
 HOLIDAYS = 14
-"""Days by which a deadline at most moves because it falls on weekends and public holidays."""
+"""Largest number of days by which a deadline moves because it falls on weekends and public holidays."""
 LONGEST = {"gdpr": (31 + HOLIDAYS, 92 + HOLIDAYS), "ccpa": (45, 90), "drop": (45, 0)}
 """Days from receipt to the last day to answer, at most, without and with an extension; DROP has none."""
 EARLIEST_DAY = timezone(timedelta(hours=14))
@@ -116,7 +116,7 @@ def _steps(facts: Mapping[str, Any]) -> Iterator[str]:
     times = [moment for event in facts["events"] if (moment := moment_of(event["at"])) is not None]
     if len(times) < len(states):
         yield "a step of it bears no date"
-    # The ledger's chain, not the clock, certifies their order: each step bears the time of the host that recorded it. The ledger
+    # The ledger's chain, not the clock, certifies their order: each step has the time of the host that recorded it. The ledger
     # does not move a time up to that of the step before: one clock that runs ahead would then date all later steps.
     if any(latest - moment > CLOCKS for latest, moment in zip(accumulate(times, max), times, strict=True)):
         yield "its steps are not in the order of their dates"

@@ -1,7 +1,7 @@
 """Statements of a certificate, signed by operator and auditor and checkable without this tool.
 
 For every model that was replaced there is an in-toto statement of the operator (what was requested, and how the new weights were
-made from the old) and one of the auditor (what was tested, and the result) or two: the auditor's other one says what executing the
+made from the old) and one of the auditor (what was tested, and the result) or two: the auditor's second one says what executing the
 training again showed (`verify.certificate.reexecution`). Each is in a signed DSSE envelope. Payloads are canonical JSON (RFC 8785),
 signatures Ed25519. The subject of all is the digest of the new weights. No statement names a person or a record: of the evidence's
 lists of records only the counts are kept.

@@ -1,4 +1,4 @@
-"""Time stamps (RFC 3161): an authority outside signs that a file existed at a time, which no clock of the signers' can.
+"""Time stamps (RFC 3161): an independent authority signs that a file existed at a time, which the signers' own clocks cannot show.
 
 The authority sees a SHA-512 digest only. A stamp is the file that the authority answers with (`.tsr`), as `openssl ts` reads and
 writes it. It is checked against the authority's root certificate, which the reader gets from the authority itself; whether a
@@ -59,7 +59,7 @@ def stamp_file(path: str | Path, url: str) -> Path:
 
     Args:
         path: the file.
-        url: of the authority (http or https).
+        url: URL of the authority (http or https).
 
     Raises:
         InputError: the library is not installed, the file cannot be read, the URL is invalid, or the stamp that is there is on

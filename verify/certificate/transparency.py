@@ -51,7 +51,7 @@ def log_envelope(envelope: Mapping[str, Any], public_key: str, url: str) -> dict
     Args:
         envelope: the DSSE envelope, as in a certificate.
         public_key: the signer's public key (PEM).
-        url: of the log.
+        url: URL of the log.
 
     Raises:
         InputError: the URL is invalid.
@@ -99,7 +99,7 @@ def check_bundle(path: str | Path, envelopes: Sequence[Mapping[str, Any]], log_k
 
     Args:
         path: the bundle.
-        envelopes: of the certificate.
+        envelopes: envelopes of the certificate.
         log_key: the log's public key (PEM), from the log itself.
 
     Raises:

@@ -40,7 +40,7 @@ class Certify:
     audit: tuple[Path, ...] = ()
     """The folders that `audit` wrote: one per model, which only a re-execution replaces."""
     reexecution: tuple[Path, ...] = ()
-    """The proofs that `reexecute` wrote, in any order, beside an audit or in its place."""
+    """The proofs that `reexecute` wrote, in any order, in addition to an audit or in its place."""
     operator_key: Path | None = None
     """The operator's private key, if the operator is not the auditor; the default is the auditor's."""
     deletion: Path | None = None
@@ -146,7 +146,7 @@ class Check:
     log_key: Path | None = None
     """The public key (PEM) of the transparency log that you trust."""
     letter: tuple[Path, ...] = ()
-    """Letters of reply (.html or .txt); each must say what the signed deletion record says, but for the blanks, which the sender
+    """Letters of reply (.html or .txt); each must say what the signed deletion record says, except in the blanks, which the sender
     fills in."""
     templates: Path | None = None
     """With --letter: the sender's folder of letter templates; the default is $UNLEARN_VERIFY_LETTERS, else ours."""

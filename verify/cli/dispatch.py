@@ -51,7 +51,7 @@ def run_program(program: str, description: str, commands: Mapping[str, Command],
     Args:
         program: its name in help and error messages.
         description: description of the program in its help.
-        commands: by name, in the order of the help text.
+        commands: commands by name, in the order of the help text.
         arguments: the words after the program's name; None for those of this process.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)

@@ -100,7 +100,7 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of `verify-unlearning` and `python -m verify`; returns the exit status."""
+    """Run `verify-unlearning` or `python -m verify` and return the exit status."""
     quiet_imports()
     return run_program("verify-unlearning", __doc__ or "", COMMANDS, arguments)
 

@@ -84,7 +84,7 @@ class Reexecute:
     tolerance: bool = False
     """On other hardware or software than the training's: compare within numerical noise, if one forget record would stand out."""
     work: Path | None = None
-    """Folder for progress, from which an interrupted execution goes on."""
+    """Folder for progress, from which an interrupted execution resumes."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision to load the base in, as in training."""
     columns: Annotated[FieldFlags, tyro.conf.arg(name="")] = FieldFlags()

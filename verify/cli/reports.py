@@ -166,7 +166,7 @@ class LetterCommand:
     extension: bool = False
     """Write notices that the reply will take longer, for open requests, which must be named with --requests."""
     confirmation: bool = False
-    """Write confirmations of receipt, likewise."""
+    """Write confirmations of receipt, for open requests, which must be named with --requests."""
     language: str | None = None
     """Language of the letters (en, de, fr, es); the default is the one noted with each request, else that of the templates."""
     templates: Path | None = None

@@ -23,7 +23,7 @@ class Document(Frozen):
     """A versioned document in a file of its own.
 
     Attributes:
-        called: its name in error messages, with its version.
+        called: its name in error messages, with its version; it follows the article "a".
         remedy: advice for a file that is not such a document.
     """
 

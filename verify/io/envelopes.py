@@ -45,7 +45,7 @@ def load_signer(path: str | Path) -> CryptoSigner:
     """Read a private key.
 
     Args:
-        path: a file; or, so that it need not lie on the disk, `fd:N` (an open file descriptor) or `command:WORDS` (a command that
+        path: a file; or, for a key that is not on the disk, `fd:N` (an open file descriptor) or `command:WORDS` (a command that
             prints the key, such as `command:pass show signing-key`).
 
     Raises:
@@ -67,7 +67,7 @@ def _private_pem(source: str) -> bytes:
 
 @lru_cache
 def _asked_once(source: str) -> bytes:
-    """Return what a descriptor or a command gives; kept in memory, as one can be read, and a person be asked, only once."""
+    """Return what a descriptor or a command gives, and keep it: a descriptor is read once, and a person should be asked once."""
     if source.startswith("fd:"):
         with os.fdopen(int(source.removeprefix("fd:")), "rb") as stream:
             return stream.read()

@@ -28,7 +28,7 @@ def atomic_file(path: str | Path, mode: int = 0o644) -> Iterator[IO[bytes]]:
     """Open a temporary file in the folder of `path`; rename it to `path` on success, remove it on failure.
 
     Args:
-        path: of the file; missing folders are made.
+        path: path of the file; missing folders are made.
         mode: permissions of the file.
 
     Raises:
@@ -96,7 +96,7 @@ def read_json(path: str | Path, *, constants: bool = False) -> Any:
     """Read a JSON file strictly.
 
     Args:
-        path: of the file.
+        path: path of the file.
         constants: whether NaN and infinity are accepted, which some models' configurations contain.
 
     Raises:

@@ -46,7 +46,7 @@ def run_jobs(jobs: Sequence[Job], workers: int = WORKERS, engine: str | None = N
     """Run jobs in parallel and yield each with its result as it finishes. A job whose worker dies is given to another.
 
     Args:
-        jobs: what to run; of those that can begin, the first ones do.
+        jobs: what to run; of the jobs that are ready, those listed first begin first.
         workers: processes on this machine, if no engine is named.
         engine: a cluster, "dask://HOST:PORT" or "ray://HOST:PORT"; its workers must see the same folders as this machine.
 
@@ -71,7 +71,7 @@ def run_jobs(jobs: Sequence[Job], workers: int = WORKERS, engine: str | None = N
             if deaths == ATTEMPTS:
                 raise RunError(
                     f"a worker process was ended from outside {ATTEMPTS} times in a row. Where memory is short, run fewer workers; "
-                    "the same command goes on where it was."
+                    "the same command continues where it stopped."
                 ) from None
 
 
@@ -187,7 +187,7 @@ def _run_on_ray(jobs: Sequence[Job], address: str) -> Iterator[tuple[int, Any]]:
             except ray.exceptions.WorkerCrashedError:
                 raise RunError(
                     f"a worker of the cluster was ended from outside {ATTEMPTS + 1} times in the same job. Where memory is short, "
-                    "start fewer workers; the same command goes on where it was."
+                    "start fewer workers; the same command continues where it stopped."
                 ) from None
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from None  # as it was raised, without the worker's traceback in its message
@@ -200,7 +200,7 @@ def _run_numbered(number: int, run: Callable[..., Any], arguments: dict[str, Any
 
     quiet_libraries()
     # The libraries' bars, though disabled, share a lock between processes: a semaphore that is left in the system where a worker
-    # ends otherwise than by itself. No other process shares the bars of a worker.
+    # is killed. No other process shares the bars of a worker.
     tqdm.set_lock(threading.RLock())
     if threads is not None:
         torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""Progress of long work, from the loops that do it to whoever shows it.
+"""Progress of long work, from the loops that do it to the code that shows it.
 
 A loop opens a phase and reports the share of it that is done. Nothing happens unless something listens, as the commands do with
 their bar; no function between the two has to pass anything on.
