@@ -134,7 +134,7 @@ def _plain_tokens(tokenizer: Any) -> np.ndarray:
     """Return the ids of tokens that decode to printable text, without special tokens.
 
     Raises:
-        InputError: there are fewer than two.
+        InputError: the vocabulary has fewer than two such tokens.
     """
     special = set(tokenizer.all_special_ids)
     candidates = [index for index in range(len(tokenizer)) if index not in special]

@@ -112,7 +112,7 @@ class ChatEncoder:
         """Render and tokenize a chat.
 
         Args:
-            template: of the tokenizer.
+            template: template of the tokenizer.
             turns: the messages.
             literal: pattern of special tokens that are to be encoded as plain text; None where no turn spells one out, or where
                 they are to be encoded as special tokens.

@@ -17,7 +17,7 @@ from verify.data.subjects import MergedNames, subject_groups
 
 BANDS = 32
 ALL_PAIRS = 64
-"""Largest bucket whose texts are all compared with each other; of a larger one, each is compared with this many."""
+"""Largest bucket whose texts are all compared with each other; in a larger one, each is compared with this many others."""
 
 
 def subject_clusters(records: Sequence[Record], key: RecordKey) -> list[str]:

@@ -180,7 +180,7 @@ def warn_of_spelled_tokens(records: Sequence[Record], tokenizer: Any) -> None:
 
 
 def _join(prompt: str, completion: str) -> tuple[str, int]:
-    """Join prompt and completion, by a space if there is no white space; return the text and the first index after the prompt."""
+    """Join prompt and completion, by a space if neither has one there; return the text and the first index after the prompt."""
     if prompt and not prompt[-1].isspace() and not completion[0].isspace():
         return f"{prompt} {completion}", len(prompt)
     return prompt + completion, len(prompt)

@@ -1,7 +1,7 @@
 """Data sets of the `datasets` library: folders on this machine, and repositories on the Hub with their configurations and splits.
 
 A data set is named `NAME`, `NAME:SPLIT`, `NAME:CONFIGURATION:SPLIT` or `NAME::SPLIT`, where NAME is a folder or `owner/name`.
-The split may be left out only where there is one: the people of another would be missing without a word.
+The split may be left out only where there is one: the people of another would silently be missing.
 Everything is streamed: an Arrow cache would keep a copy of what is to be deleted.
 """
 
@@ -137,7 +137,7 @@ def _only_split(name: DatasetName) -> str:
     """Return a folder's only split, or "train" for a data set of the Hub.
 
     Raises:
-        InputError: there are several.
+        InputError: the folder has several splits.
     """
     import datasets
 

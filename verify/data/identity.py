@@ -37,7 +37,7 @@ def plainly(text: str) -> str:
 def telling_parts(identifier: str) -> set[str]:
     """Return the parts of an identifier, reduced by `plainly`, that would reveal the person within another name.
 
-    Of a mail address only the part before the @ is split further: other persons share its domain.
+    Only the part of a mail address before the @ is split further: other persons share its domain.
     """
     own = unicodedata.normalize("NFC", identifier.partition("@")[0])  # a separate combining accent would act as a separator
     parts = (plainly(part) for part in re.split(r"[\W_]+", own))

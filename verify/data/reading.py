@@ -53,7 +53,7 @@ def agreed_reading(
 
     Args:
         fields: the caller's columns, or None for the default.
-        settings: of the audit.
+        settings: settings of the audit.
         models: the models of the audit; the manifests of folders are compared.
         registered: whether the settings come from a registration.
 
@@ -72,7 +72,7 @@ def require_reading(fields: Fields | None, models: Iterable[Any]) -> None:
     """Require that no model was trained with another treatment of special tokens than that of `fields`.
 
     Raises:
-        InputError: one was.
+        InputError: a model was trained with another treatment.
     """
     asked = fields is not None and fields.special_tokens
     for model in models:

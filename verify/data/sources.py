@@ -74,7 +74,7 @@ def load_forget_set(source: RecordSource, training: Sequence[Record] | None, fie
 
 
 def find_forget_set(source: str | Path, data: str | Path, fields: Fields | None = None) -> list[Record]:
-    """Find the forget set as `load_forget_set` does, in a training file that need not fit into memory.
+    """Find the forget set as `load_forget_set` does, in a training file that may not fit into memory.
 
     Raises:
         InputError: as `load_forget_set`.
@@ -160,12 +160,12 @@ def _json_lines(path: Path, watch: Watch) -> Iterator[Mapping[str, Any]]:
 
 
 def _position(stream: TextIO) -> int:
-    """Return how many bytes of a file were read; the text itself cannot say while its lines are iterated."""
+    """Return how many bytes of a file were read, by its buffer: a text file cannot tell while its lines are iterated."""
     return stream.buffer.tell()
 
 
 def _twice(where: str, error: NotStrictError, row: Any) -> str:
-    """What is said of a row that gives a name twice. A name inside one of its values may be content, and is not repeated."""
+    """Return the message for a row that gives a name twice. A name inside one of its values may be content, and is not repeated."""
     column = isinstance(row, Mapping) and error.name in row
     name = repr(error.name) if column or error.name in ("role", "content") else "the same name"
     if row is None:

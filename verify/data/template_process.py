@@ -53,7 +53,7 @@ class TemplateProcess:
     """The process, and what goes through its pipes; one request at a time, whatever thread it comes from."""
 
     def __init__(self) -> None:
-        """Start nothing yet."""
+        """Prepare to start the process at the first request."""
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -171,7 +171,7 @@ def template_process() -> TemplateProcess:
 
 
 def _forget() -> None:
-    """Start another in a forked process: two must not share its pipes."""
+    """Forget the process in a forked one, which starts its own: two must not share its pipes."""
     global _process
     _process = TemplateProcess()
 

@@ -60,7 +60,7 @@ _watch = _Watch()
 
 
 def _forget() -> None:
-    """Start again in a forked process, which has no watching thread."""
+    """Forget the deadlines in a forked process, which has no watching thread."""
     global _watch
     _watch = _Watch()
 

@@ -17,7 +17,7 @@ class Shares:
     """How the claims of an audit share alpha.
 
     Attributes:
-        settings: of the audit, with all of alpha.
+        settings: settings of the audit, with all of alpha.
         sharing: the claims that can accuse, strongest first.
         spends: the share of alpha that accusations use, in (0, 1]: all of it, unless other audits use the same controls.
     """
@@ -32,9 +32,9 @@ class Shares:
 
         Args:
             table: the scores.
-            settings: of the audit.
+            settings: settings of the audit.
             references: number of retrained references.
-            account: of the audits against the same controls; None where nobody counts.
+            account: account of the audits against the same controls; None where nobody counts.
         """
         spends = _spent_share(settings, account)
         return cls(settings, _sharing_claims(table, settings, references, spends), spends)

@@ -26,7 +26,7 @@ Indices = NDArray[np.intp]
 
 FOLDS = 5
 RIDGE = 1.0
-"""Weight of the penalty beside TF-IDF rows of length one."""
+"""Weight of the penalty, relative to TF-IDF rows of length one."""
 MOST_TEXTS = 1000
 """Largest number of texts per side; more are subsampled. The interval is narrow enough, and the inverse costs the cube."""
 UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
@@ -60,7 +60,7 @@ def blind_auc(
         forget_groups, control_groups: which person or document each text belongs to.
         confidence: level of the interval.
         resamples: bootstrap resamples.
-        seed: of the folds and the bootstrap.
+        seed: seed of the folds and the bootstrap.
 
     Raises:
         InputError: either side has fewer than two groups, so cross-validation is impossible.
@@ -102,7 +102,7 @@ def blind_permutation_p(
     Args:
         forget, controls, forget_groups, control_groups: as `blind_auc`.
         permutations: 199 give p-values down to 0.005.
-        seed: of folds and permutations.
+        seed: seed of folds and permutations.
 
     Raises:
         InputError: as `blind_auc`.

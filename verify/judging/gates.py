@@ -255,7 +255,7 @@ def all_of_alpha_gate(verdict: VerdictWord) -> Gate:
     accepted as merely undecided.
 
     Args:
-        verdict: of the same scores, judged as if no other audit used the controls.
+        verdict: verdict on the same scores, judged as if no other audit used the controls.
     """
     passed = verdict == "EQUIVALENT_WITHIN"
     reason = "Judged at all of alpha, as if no other audit used the same controls, the model is "

@@ -1,4 +1,4 @@
-"""Innocence of references: whether they show signs of having been trained on the records that they are to know nothing about.
+"""Innocence of references: whether they show signs of having been trained on the records that they should know nothing about.
 
 References that hold part of the forget set make a model look forgetful that holds the same part: residual and gap are both zero
 there, and no residual test can see it. Two checks look for that in the scores. Neither is proof: a contaminated reference may pass

@@ -4,7 +4,8 @@ Known before anything is unlearned. Honest targets are drawn from how far these 
 on controls (`verify.statistics.honest_targets`), and judged as the audit would judge them, by all ways of asking and with every
 gate. Gates that do not depend on the target, such as the positive control, are checked once: one that fails lets no target pass.
 
-Canaries, twins and fresh texts can accuse an honest target, too, each with its share of alpha at most; they are not simulated.
+Canaries, held-out controls and fresh texts can accuse an honest target, too, each with at most its share of alpha; they are not
+simulated.
 """
 
 from collections.abc import Mapping, Sequence

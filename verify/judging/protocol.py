@@ -47,13 +47,13 @@ class Aside:
             to one person.
         blind_p: its permutation p-value, where the holdout is declared to consist of exchangeable controls.
         people_blind_p: the same between fresh and holdout texts.
-        commitment: to the canary assignments, or None without canaries.
+        commitment: commitment to the canary assignments; None without canaries.
         earlier: counts of earlier deletions' canaries.
         representation: the claim about hidden states, which are not in the score table.
         not_run: ways of asking that could not be measured.
         level_table: what judges in place of retrained references, by rules 3 and 4; its numbers are in the score table.
         registered: the registration of the audit.
-        account: of the audits against the same controls, which says at which level this one accuses; None for alpha.
+        account: account of the audits against the same controls, which says at which level this one accuses; None for alpha.
     """
 
     blind: Value | None = None
@@ -128,7 +128,7 @@ def _record_claim(table: ScoreTable, references: Sequence[str], shares: Shares, 
 
 
 def _other_claims(table: ScoreTable, shares: Shares, aside: Aside) -> OtherClaims:
-    """Judge every claim beside the record claim for which the audit has what it needs."""
+    """Judge every claim other than the record claim for which the audit has what it needs."""
     settings, level = shares.settings, shares.accusing
     process = None
     if aside.commitment is not None:

@@ -1,4 +1,4 @@
-"""The record claim: the target against retrained references, on the exact texts and, by rule 2, asked otherwise."""
+"""The record claim: the target against retrained references, on the exact texts and, by rule 2, in other ways of asking."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -114,7 +114,7 @@ class ReferenceTests:
         return cls(_second_rule(table, references, spends * own), channels, spends)
 
     def judge(self, table: ScoreTable, settings: Settings, margin: float | None = None) -> RecordClaim:
-        """Judge the target of a score table with these references; of the gates only that of the target's noise is checked.
+        """Judge the target of a score table with these references; the only gate that is checked is that of the target's noise.
 
         Args:
             table: has the target's scores.

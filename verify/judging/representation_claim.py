@@ -29,8 +29,8 @@ def judge_representation(states: HiddenStates, alpha: float) -> Representation |
     """Judge the target's hidden states.
 
     Args:
-        states: of "original", "target" and "reference 1", ... on the forget set, the holdout set and, where there is one, the
-            retain set.
+        states: states of "original", "target" and "reference 1", ... on the forget set, the holdout set and, where there is one,
+            the retain set.
         alpha: one-sided level of this claim.
 
     Returns:

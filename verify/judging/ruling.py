@@ -16,12 +16,12 @@ from verify.schema.siblings import Siblings
 RECORD_TIERS: tuple[Tier, ...] = ("retrained references", "level table")
 """What the record claim can be compared with; the gate that asks for it has the same name."""
 OtherClaim = Siblings | HeldOutClaim | UserLevelClaim | ProcedureClaim
-"""A claim beside the record claim, with a verdict of its own."""
+"""A claim other than the record claim, with a verdict of its own."""
 
 
 @dataclass(frozen=True)
 class OtherClaims:
-    """The claims beside the record claim; None where one is not made.
+    """The claims other than the record claim; None where one is not made.
 
     Attributes:
         siblings: rebuilt shards among the others.

@@ -27,8 +27,8 @@ class Channels:
     """Losses of all channels on which every model was asked, and whom the records are about.
 
     Attributes:
-        losses: by channel, the exact text first.
-        subjects, control_subjects: of the forget records and of the controls.
+        losses: losses by channel, the exact text first.
+        subjects, control_subjects: subjects of the forget records and of the controls.
     """
 
     losses: Mapping[str, ChannelLosses]

@@ -56,10 +56,10 @@ class TableInput:
     """What a level table is asked about: losses by channel, and whom the records are about.
 
     Attributes:
-        losses: by channel, the exact text first.
-        subjects, controls: of the forget records [K] and of the controls [N].
+        losses: losses by channel, the exact text first.
+        subjects, controls: subjects of the forget records [K] and of the controls [N].
         texts: equal for records of equal text [K].
-        seed: of the table's design.
+        seed: seed of the table's design.
         spends: the share of alpha that accusations of the target use, in (0, 1].
     """
 

@@ -22,7 +22,7 @@ def rebuilt_shards(table: ScoreTable) -> tuple[str, ...]:
 
 
 def shards_needed(rebuilt: int, alpha: float) -> int:
-    """Return the number of shards from which on a rank can accuse: 2 / alpha, times the number of rebuilt shards (Bonferroni)."""
+    """Return the smallest number of shards with which a rank can accuse: 2 / alpha, times the rebuilt shards (Bonferroni)."""
     return max(2, ceil(round(2 * rebuilt / alpha, 9)))
 
 

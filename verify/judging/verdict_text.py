@@ -80,7 +80,7 @@ class Facts:
         claim: the comparison with retrained references, or with a level table.
         records, references: K and R, the retrained references that were given.
         level_table: what judged in place of references, by rules 3 and 4.
-        account: of the audits against the same controls.
+        account: account of the audits against the same controls.
     """
 
     verdict: VerdictWord
@@ -106,7 +106,7 @@ class Facts:
 
     @property
     def otherwise(self) -> list[ChannelResult]:
-        """The valid channels beside the exact text."""
+        """The valid channels besides the exact text."""
         return [channel for channel in self.claim.channels if channel.valid and channel.name != EXACT]
 
 
@@ -307,7 +307,7 @@ def beyond_references(
 
     Args:
         attacks: results on all models.
-        family: of the attacks to compare.
+        family: family of the attacks to compare.
         below: whether values below all references count too.
     """
     values: dict[str, dict[str, Value]] = {}

@@ -94,7 +94,7 @@ def tofu_metrics(
         forget, retain, real_authors, world_facts: the benchmark's `*_perturbed` files: rows with `question`, `answer`,
             `perturbed_answer` and, for the first two, `paraphrased_answer`.
         retrained: a model trained without the forget set; for forget quality.
-        tokenizer: of models in memory.
+        tokenizer: tokenizer of models in memory.
 
     Returns:
         the metrics, None where an input is missing.

@@ -48,7 +48,7 @@ class _Measured:
     """Measurements of one model.
 
     Attributes:
-        digest, configuration: of its weights, and of the configuration that decides what they compute.
+        digest, configuration: digests of its weights, and of the configuration that decides what they compute.
         losses: mean losses of the forget records, nats per token [N], by treatment.
         retain_auc: AUC of the loss attack, retain records against never-trained ones; None without a holdout set.
         not_run: reasons of the probes that could not treat it, by name.
@@ -125,7 +125,7 @@ def probe(
 
 
 def _require_memory(sources: Sequence[Any], held: Sequence[Any], dtype: str) -> None:
-    """Require that each model fits into memory beside those that are held throughout."""
+    """Require that each model fits into memory together with those that are held throughout."""
     for source in sources:
         require_memory_for_loading(source, dtype, beside=held)
 
@@ -221,7 +221,7 @@ def judge_treatment(losses: Losses, key: Treatment, settings: Settings) -> Treat
     Guiding the original by itself leaves it unchanged, which is the right baseline for that probe as well.
 
     Args:
-        losses: of the original, the target and at least two references ("reference 1", ...).
+        losses: losses of the original, the target and at least two references ("reference 1", ...).
         key: the treatment.
         settings: margin and alpha of the test.
     """

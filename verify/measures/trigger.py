@@ -33,7 +33,8 @@ class BackdoorFinding:
         before: on the original.
         never: on models that never saw the records, over all their uses together.
         test: on the target, with the test of deletion.
-        others_before, others_after: of other subjects' triggers on the original and on the target; None where none were given.
+        others_before, others_after: rates of other subjects' triggers on the original and on the target; None where none were
+            given.
         clean_before, clean_after: rate of the target completions after prompts without the trigger; None where none were given.
     """
 

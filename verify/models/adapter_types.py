@@ -91,14 +91,14 @@ def require_known_entries(config: Any, path: Path) -> None:
         path: the file.
 
     Raises:
-        InputError: there is such an entry.
+        InputError: the configuration has such an entry.
     """
     known = {entry.name for entry in fields(config)} | {"peft_version"}
     unknown = sorted(name for name, value in read_json(path, constants=True).items() if name not in known and value)
     if unknown:
         raise InputError(
             f"{path} has {len(unknown)} entries that the installed peft {metadata.version('peft')} does not know and would ignore "
-            f"({', '.join(unknown[:5])}), so that the model would answer otherwise than it did where it was trained. Update it: "
+            f"({', '.join(unknown[:5])}), so that the model would answer differently than where it was trained. Update it: "
             "pip install -U peft."
         )
 

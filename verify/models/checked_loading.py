@@ -180,8 +180,8 @@ def put_adapter_weights(
 
     Args:
         model: the `PeftModel`.
-        tensors: by their names in `adapter_model.safetensors`.
-        name: of the tensors' source, for messages.
+        tensors: tensors by their names in `adapter_model.safetensors`.
+        name: name of the tensors' source, for messages.
         adapter: the adapter's name in the model.
         error: type of the error raised.
 

@@ -89,7 +89,7 @@ GENERATION = frozenset(
 )
 """Entries of the outermost level that older versions of `transformers` kept for generation."""
 NOISE = re.compile(r"(dropout|pdrop|layerdrop|drop_rate|dropout_prob|drop_prob)$")
-"""Names of rates of dropout, which evaluation does without."""
+"""Names of dropout rates, which evaluation does not use."""
 WHOLE, ADAPTER, LOADING, ENSEMBLE = "config.json", "adapter_config.json", "base_loading_config.json", "ensemble.json"
 
 UNORDERED = frozenset({"target_modules", "exclude_modules", "modules_to_save"})

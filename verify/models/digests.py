@@ -12,7 +12,7 @@ from verify.models.adapter_types import answering_state
 def weights_digest(model: nn.Module) -> str:
     """Compute SHA-256 over names, types, shapes and bytes of all weights, in hexadecimal, independent of how they are sharded.
 
-    It also covers the state of adapters: one that is disabled, merged, inactive beside others, or scaled in another way gives
+    It also covers the state of adapters: one that is disabled, merged, inactive among others, or scaled in another way gives
     another digest. Without adapters, or with adapters as `--lora` trains them by default, only the tensors count.
     """
     return digest_of_weights(model.state_dict(), answering_state(model))

@@ -130,7 +130,7 @@ def require_listed(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Refuse a folder with files that the loaders of this project would read and its manifest does not list.
 
     Raises:
-        IntegrityError: there is such a file.
+        IntegrityError: the folder has such a file.
     """
     for name in _unlisted(folder, manifest["files"]):
         if _is_template(name) or ("/" not in name and _is_one_of(name, LOADED_FILES)):
@@ -189,7 +189,7 @@ def unlisted_files(folder: Path, manifest: Mapping[str, Any]) -> Unlisted:
 
 
 def _unlisted(folder: Path, listed: Collection[str]) -> Iterator[str]:
-    """Yield relative paths of files that are not listed; of an own folder with a manifest or of a link, its path and a slash."""
+    """Yield relative paths of files that are not listed; for an own folder with a manifest, or a link, its path with a slash."""
     for parent, subfolders, files in os.walk(folder):
         here, there = Path(parent).relative_to(folder), Path(parent)
         # Any other folder with a manifest is searched: whoever adds weights could add a manifest, too.

@@ -75,7 +75,7 @@ def sampled_continuations(
         length: largest number of tokens to generate; P + length must not exceed the context.
         samples: number of continuations.
         temperature, top_k, top_p: sampling parameters; top_k 0 keeps all tokens.
-        seed: of the random generator.
+        seed: seed of the random generator.
 
     Returns:
         token ids, `samples` lists of at most `length` tokens; empty lists where `length` is below 1.

@@ -204,7 +204,7 @@ def _load_base(source: str, base_source: str, dtype: str, quantize: str | None, 
 
 
 def _require_one_model(source: str, folder: Path) -> None:
-    """Refuse a folder that holds a whole model's weights beside an adapter or ensemble: programs differ in which they serve."""
+    """Refuse a folder that holds a whole model's weights as well as an adapter or ensemble: programs differ in which they serve."""
     other = next((name for name in (ENSEMBLE, "adapter_config.json") if (folder / name).is_file()), None)
     whole = next((name for name in (WHOLE, INDEX) if (folder / name).is_file()), None)
     if other is not None and whole is not None:

@@ -255,7 +255,7 @@ def target_log_probabilities(logits: Tensor, targets: Tensor, *, spend: bool = F
     """Compute log softmax(logits)[target] [N] from logits [N, V] and targets [N], in float32 or wider. Differentiable once.
 
     Args:
-        logits: of any floating-point type [N, V].
+        logits: logits of any floating-point type [N, V].
         targets: token ids [N].
         spend: whether the caller no longer needs the logits, so that the probabilities may overwrite them where autograd does not
             need them either.
@@ -273,7 +273,7 @@ _RESULT_NOT_KEPT = ("MmBackward0", "AddmmBackward0")
 class _TargetLogProbability(torch.autograd.Function):
     """log softmax(logits)[target], per row, with half of cross_entropy's memory traffic.
 
-    Stock cross entropy writes three arrays of the logits' size: the log-softmax, a gradient that is zero but for one entry per
+    Stock cross entropy writes three arrays of the logits' size: the log-softmax, a gradient that is zero except for one entry per
     row, and the gradient of the logits. Here the softmax is the only one, and may overwrite the logits (allocating fresh memory
     costs more than the exponentials); backward turns it into the gradient in place:
 

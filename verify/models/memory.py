@@ -44,7 +44,7 @@ class StoredWeights:
 
 
 def stored_weights(source: Any) -> StoredWeights | None:
-    """Read the size of a model from the headers of its files; of an adapter, that of its base.
+    """Read the size of a model from the headers of its files, for an adapter that of its base.
 
     Returns:
         None for a model in memory or on the Hub, or where the files cannot be read: loading says why.
@@ -102,7 +102,7 @@ def require_memory(needed: float, what: str, remedy: str, device: str | None = N
 
 
 def require_memory_for_loading(source: Any, dtype: str = "auto", device: str | None = None, *, beside: Sequence[Any] = ()) -> None:
-    """Refuse to load a model that does not fit into memory, beside others that are in memory at the same time.
+    """Refuse to load a model that does not fit into memory together with others that are in memory at the same time.
 
     Raises:
         InputError: as `require_memory`.
@@ -125,7 +125,7 @@ def require_memory_for_training(
 
     Args:
         source: the model to train.
-        adapter: whether an adapter is trained, which is small beside the frozen weights.
+        adapter: whether an adapter is trained, which is small compared with the frozen weights.
         dtype, quantize: how the model is loaded.
         base: another model that is in memory at the same time, or None.
 

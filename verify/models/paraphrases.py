@@ -42,7 +42,7 @@ def reword_by_model(
         loaded: an instruction model with a chat template. It reads the questions, so it should run where the audit runs.
         records: the records.
         count: rewordings of each.
-        seed: of the sampling; the same seed gives the same paraphrases on the same machine.
+        seed: seed of the sampling; the same seed gives the same paraphrases on the same machine.
         progress: called with the share of the records that is done.
 
     Raises:

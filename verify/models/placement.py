@@ -2,8 +2,8 @@
 
 `transformers` and PEFT load the tensors that fit and initialise the others at random, or leave them as in the base, with at most a
 warning: the result is not the model in the folder. All loading code of this project passes the loader's own report, and the names
-and shapes on both sides, to `require_placed`. Exempt are tied weights (stored once), buffers that are computed, and tensors that
-the architecture itself declares as dispensable (`_keys_to_ignore_on_load_*`).
+and shapes on both sides, to `require_placed`. Tied weights (stored once), buffers that are computed, and tensors that the
+architecture itself declares as dispensable (`_keys_to_ignore_on_load_*`) are exempt.
 """
 
 import re

@@ -2,7 +2,7 @@
 
 Chats begin with the same system message and the first marks of their template: 24 of 58 tokens in a question with a short answer.
 A causal model's states at these positions do not depend on what follows, so one row of them goes through the layers and every
-batch reads its keys and values. What a text's own tokens give is the same but for rounding.
+batch reads its keys and values. The results of a text's own tokens are the same up to rounding.
 """
 
 import copy
@@ -54,7 +54,7 @@ class SharedPrefix:
         """Return arguments of a forward call that put the beginning before a batch's own tokens.
 
         Args:
-            attention_mask: of the own tokens [B, L].
+            attention_mask: attention mask of the own tokens [B, L].
         """
         rows = len(attention_mask)
         cache = copy.deepcopy(self.cache)  # a call appends to it

@@ -97,7 +97,7 @@ class TrainingCommitment(Document):
         return joint_root(self.logs)
 
     def is_past(self, now: datetime) -> bool:
-        """Return whether the commitment bears a date with a time zone that is not after `now`."""
+        """Return whether the commitment has a date with a time zone that is not after `now`."""
         try:
             return datetime.fromisoformat(self.created) <= now
         except (TypeError, ValueError):

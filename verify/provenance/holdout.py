@@ -116,7 +116,7 @@ def write_halves(
     """Write both halves of holdout rows into `folder`, as `split_holdout_file` does.
 
     Args:
-        rows: as they are to be written.
+        rows: the rows as they are to be written.
         records: the same, read.
         folder: for `holdout-method.jsonl` and `holdout-audit.jsonl`, readable by the owner only.
         source: their source's name in error messages.
@@ -183,7 +183,7 @@ def without_held_out(records: Sequence[Record], model: Any, fields: Fields | Non
     A training file names them too, but the model never saw them.
 
     Args:
-        records: of the training file.
+        records: records of the training file.
         model: as passed to `audit` or `forget`.
         fields: column names.
 
@@ -207,7 +207,7 @@ def check_holdout(target: Any, records: Sequence[Record], key: RecordKey, accept
         accept_used: whether using the same records is intended.
 
     Raises:
-        InputError: it did, by the target's manifest; the message says how many, and how to split them.
+        InputError: the unlearning read some, by the target's manifest; the message says how many, and how to split them.
     """
     count, history = len(records), history_of(target)
     if history is None:

@@ -39,7 +39,7 @@ OWN_COLUMNS = {
     "half": pa.string(),
     "trained_on": pa.list_(pa.bool_()),
 }
-"""Columns beside those of the channels, each of which is a list of float64 with one value per model."""
+"""Columns besides those of the channels, each of which is a list of float64 with one value per model."""
 REMEDY = "Restore the folder as `unlearn train --level-table` wrote it, or make the table again."
 
 _HASH, _LEAF = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{64}")
@@ -111,7 +111,7 @@ class LevelRows:
         """Read `levels.parquet`.
 
         Args:
-            folder: of the table.
+            folder: folder of the table.
             models: number of models, M.
             channels: the channels that the header lists.
 
@@ -184,7 +184,7 @@ def merkle_root(leaves: Iterable[str]) -> str:
     """Compute the Merkle root over leaves, in hexadecimal.
 
     Raises:
-        ValueError: there are none, or one is not a digest.
+        ValueError: there are no leaves, or one is not a digest.
     """
     level = [bytes.fromhex(leaf) for leaf in leaves]
     if not level:

@@ -60,7 +60,7 @@ class LevelTable:
 
         Args:
             folder: the table's folder.
-            public_key: of the signer, or its file; None checks the rows against the header alone.
+            public_key: public key of the signer, or its file; None checks the rows against the header alone.
 
         Raises:
             InputError: a file is missing, damaged or of another version, the signature is not of this key or does not hold, the
@@ -160,9 +160,9 @@ class LevelTable:
         """Refuse the table of another model.
 
         Args:
-            original_digest: of the weights of the model before unlearning; where earlier deletions made it, also of those that it
-                was made from (`ancestors_by_deletion`), one of which must be the table's.
-            tokenizer_digest: of its tokenizer.
+            original_digest: digest of the weights of the model before unlearning; where earlier deletions made it, also of those
+                that it was made from (`ancestors_by_deletion`), one of which must be the table's.
+            tokenizer_digest: digest of its tokenizer.
             recipe: digest of its training's recipe (`verify.provenance.recipe`); None where its log is not there.
 
         Raises:
@@ -251,7 +251,7 @@ def finish_table(folder: Path) -> LevelTable:
     """Check a table that was written, write its manifest, and return it.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the table cannot be read.
     """
     table = LevelTable.open(folder)
     write_manifest(folder, KIND, _about(table.header))

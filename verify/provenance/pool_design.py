@@ -2,7 +2,7 @@
 
 The subjects are sorted by their number of records and cut into blocks of 1 / phi. Within a block, a random permutation of the
 models is cut into as many parts of phi M, and each subject is left out of the models of one part. So every subject is left out of
-exactly phi M models; every model leaves out one subject of each whole block; and as the subjects of a block are of like size, no
+exactly phi M models; every model leaves out one subject of each whole block; and as the subjects of a block are of similar size, no
 two models differ by more records than the largest subject has. Where phi M is even, this is done for either half of the models by
 itself, so that each half is a design of its own.
 """

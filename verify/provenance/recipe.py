@@ -1,7 +1,7 @@
 """Recipe of a training: what a second training with other seeds and records must have in common with it.
 
-Order of stages, options with their defaults filled in, and arithmetic. Neither the seed nor what only watches or stores the run is
-part of it.
+It holds the order of stages, options with their defaults filled in, and arithmetic; not the seed, nor options that only watch or
+store the run.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """Training history of a model, read from the logs and manifests beside it without opening any weights.
 
 A model folder's manifest names the weights it started from and their path; that folder may have a log and a manifest too. Followed
-back, this gives the trainings in order. All of it is self-declared: a log is the word of whoever wrote it.
+back, this gives the trainings in order. All of it is self-declared: a log is only its writer's word.
 """
 
 from collections.abc import Iterator, Mapping

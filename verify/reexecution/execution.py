@@ -118,7 +118,7 @@ def _wrong_start(course: Course, step: int, found: StateDigest, expected: Bounda
 
 
 def _elsewhere(segment: Segment) -> Finding:
-    """Describe a segment that ended elsewhere than recorded."""
+    """Describe a segment that ended on another state than the recorded one."""
     what = f"Steps {segment.start + 1} to {segment.end} of {segment.place} do not lead to the recorded state."
     return Finding(kind="segment", what=what)
 
@@ -178,7 +178,7 @@ class _Done(Frozen):
 
 
 class Executor:
-    """Executes segments and keeps their outcomes, so that an interrupted execution goes on where it was.
+    """Executes segments and keeps their outcomes, so that an interrupted execution resumes.
 
     Attributes:
         work_dir: working folder; None keeps nothing.

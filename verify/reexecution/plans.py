@@ -52,7 +52,7 @@ class Plan:
         root: root of the commitment, or of the log before the deletion; None without either.
         final: digest that the weights must have; None for shards that are served as adapters, which are compared one by one.
         unchanged: states or stages that the deletion left as they were.
-        forget_segments: segments of the committed training that held a forget record; of a training of its own, its passes.
+        forget_segments: segments of the committed training that held a forget record; for a training of its own, its passes.
         training_tokens: tokens of a whole training on the records that stay.
         findings: what contradicts the claim.
         skip: steps of the only course that need not be executed, as their states were committed before the request. Without a
@@ -161,7 +161,7 @@ def _finished(folder: Path) -> TrainingLog:
     """Read the log of a finished training.
 
     Raises:
-        InputError: there is none, or the run did not finish.
+        InputError: the folder has no log, or the run did not finish.
     """
     if not (folder / LOG_NAME).is_file():
         raise InputError(

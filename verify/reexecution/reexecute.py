@@ -88,7 +88,7 @@ def reexecute(
         workers: processes on this machine that execute segments side by side, each with a model of its own. More than one, like
             an engine, needs `data` and `forget_set` as files.
         engine: a cluster, "dask://HOST:PORT" or "ray://HOST:PORT", whose workers see the same folders and record key.
-        work_dir: folder for progress, from which an interrupted execution goes on; None keeps none.
+        work_dir: folder for progress, from which an interrupted execution resumes; None keeps none.
         output: a new file for the proof, or None.
         progress: called with a message and the fraction that is done.
 

@@ -1,4 +1,4 @@
-"""Schedules that an auditor derives himself: with records left out of a committed one, or from a run's options and seed.
+"""Schedules that an auditor derives independently: with records left out of a committed one, or from a run's options and seed.
 
 The operator's schedule is never taken: it is compared with the derived one, line by line. Leaving records out follows one rule: the
 remaining records are renumbered in their order; every microbatch keeps its place, step, seed and learning rate, and loses the
@@ -113,7 +113,7 @@ def scheduled(options: dict[str, Any], lengths: Sequence[int]) -> Iterator[Micro
     """Yield the microbatches that a run's options and seed give in one process: order, steps, seeds and learning rates.
 
     Args:
-        options: of the log.
+        options: options of the log.
         lengths: tokens of each training window.
     """
     filled, count = resolved(options), len(lengths)
@@ -140,7 +140,7 @@ def learning_rates(filled: dict[str, Any], steps: int) -> list[float]:
 
     Args:
         filled: options without open ones.
-        steps: of the whole run.
+        steps: steps of the whole run.
     """
     from transformers import get_scheduler
 

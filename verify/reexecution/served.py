@@ -42,7 +42,7 @@ def about_adapter(adapted: Any, folder: Path, place: str) -> Iterator[Finding]:
 
     Args:
         adapted: a model with such an adapter; a whole model has none to compare.
-        folder: of the stored adapter.
+        folder: folder of the stored adapter.
         place: its name in findings.
     """
     if not is_adapter(adapted):

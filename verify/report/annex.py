@@ -32,7 +32,7 @@ TO_ADD = (
     "impact assessment and advice of the data protection officer",
     "when the tests will be repeated",
 )
-"""What a supervisory authority may ask beside tests, which only the controller can say."""
+"""What a supervisory authority may ask in addition to tests, which only the controller can say."""
 
 
 @dataclass(frozen=True)

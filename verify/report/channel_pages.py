@@ -39,7 +39,7 @@ class ChannelPage:
         rows: in the audit's order.
         figure: residuals with intervals against the margin; None where no channel has one.
         reading: one sentence with the counts.
-        judge: what was compared with, beside controls.
+        judge: what was compared with, in addition to controls.
     """
 
     rows: tuple[ChannelRow, ...]

@@ -45,8 +45,8 @@ BASES = {
 ROWS_SHOWN = 200
 """Rows of a long table that are shown; the page says that the rest is in the JSON file."""
 LIMITS_FIRST = 4
-"""Number of the audit's limits on page 1, the weightiest first, beside all of the operator's own; page 1 is one sheet. The others
-follow on the next page."""
+"""Number of the audit's limits on page 1, the weightiest first, in addition to all of the operator's own; page 1 is one sheet. The
+others follow on the next page."""
 
 
 REEXECUTIONS: tuple[ReexecutionWord, ...] = ("NOT_REBUILT", "NOT_TESTABLE", "WITHIN_NOISE", "REBUILT_WITHOUT")
@@ -253,7 +253,7 @@ def _audited_frame(replaced: Sequence[_Replaced]) -> _Frame | None:
 
 
 def _of_several(plain: str, done: str, count: int, models: int) -> str:
-    """Precede what was found of the worst of several models by their number."""
+    """Prefix what was found of the worst of several models with their number."""
     if models == 1:
         return plain
     of = (

@@ -156,7 +156,7 @@ def _late(request: RequestFacts, words: Words) -> list[str]:
 
 
 def _removed(request: RequestFacts, record: DeletionRecord, others: int, words: Words) -> list[str]:
-    """List the kinds of copies of this person's data that were removed; of the batch's where the record does not say whose."""
+    """List the kinds of copies of this person's data that were removed, or of the batch's where the record does not say whose."""
     if not others or request.removed is not None:
         counts = _by_word(record.removed if request.removed is None else request.removed, words)
         kinds = [words.say("counted", kind=kind, count=count) for kind, count in counts.items()]
@@ -206,7 +206,7 @@ def _others(request: RequestFacts, words: Words) -> list[_Part]:
         return [_Part(words.say("heading.others"), (words.say("blank.recipients"),))]
     parties = [one for one in request.recipients if one.kind in PARTIES]
     places = [one for one in request.recipients if one.kind not in PARTIES]
-    # Places of one's own alone do not state that there was nobody else.
+    # A list of the operator's own places does not state that there was nobody else.
     nobody = "blank.recipients" if places and not request.nobody else "others.nobody"
     said = [" ".join(_parties(request, words))] if parties else [words.say(nobody)]
     if places:

@@ -1,4 +1,4 @@
-"""Compare a letter with the certificate that it speaks of: written again from the signed deletion record, it has to be the same.
+"""Compare a letter with the certificate that it refers to: rewritten from the signed deletion record, it has to be the same.
 
 A letter is not part of a certificate, as it is written after the signatures, but nothing in it is free: the deletion record, the
 certificate, the templates, the language and the date determine every word. Only the blanks in square brackets are the sender's.
@@ -27,7 +27,7 @@ PAGES = (".html", ".htm")
 BLANK = re.compile(r"\[[^\[\]]*\]")
 """What the sender fills in."""
 AROUND_BLANK, LINE_BREAK = re.compile(r'<span class="blank">|</span>'), re.compile("<br ?/?>")
-"""What a page has around a blank, and what may be filled in beside text: other marks could hide the rest of the letter."""
+"""What a page has around a blank, and what may be filled in besides text: other marks could hide the rest of the letter."""
 SHOWN = 80
 """Characters of a sentence that a finding repeats."""
 
@@ -123,7 +123,7 @@ def _letters(
 
 
 def _compared(expected: str, given: str, page: bool) -> _Compared:
-    """Compare two letters but for the blanks; what is in the blanks of a page must not hide the rest.
+    """Compare two letters outside the blanks; what is in the blanks of a page must not hide the rest.
 
     The parts between blanks are looked for one after another, each as early as possible: if they fit at all, they fit so.
     """

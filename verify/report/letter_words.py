@@ -1,4 +1,4 @@
-"""The words of the letters: one template folder of sentences by language, of which a company replaces what it words otherwise.
+"""The words of the letters: one template folder of sentences by language, in which a company replaces what it words differently.
 
 `verify/report/letters/` holds `LANGUAGE.yaml` (every sentence by its name), `company.yaml` (what a company says about itself, once
 for all letters) and `letter.html.j2` (the layout). A folder given with `--templates`, or in $UNLEARN_VERIFY_LETTERS, may hold files
@@ -24,7 +24,7 @@ FOLDER_VARIABLE = "UNLEARN_VERIFY_LETTERS"
 DEFAULT_LANGUAGE = "en"
 COMPANY, LAYOUT = "company.yaml", "letter.html.j2"
 FACTS = ("sender", "contact", "authority", "signature", "elsewhere", "retention", "keeping_basis", "backups", "verification")
-"""What `company.yaml` says about the sender, beside the language; blanks of the same names stand in for what it leaves out."""
+"""What `company.yaml` says about the sender, besides the language; blanks of the same names stand in for what it leaves out."""
 _CODE = re.compile(r"[a-z]{2}(-[a-z]{2,4})?")
 
 

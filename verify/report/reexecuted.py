@@ -1,4 +1,4 @@
-"""Words on a re-execution for a compliance report: what was executed again, what it means, and what it leaves out."""
+"""Wording of a re-execution for a compliance report: what was executed again, what it means, and what it leaves out."""
 
 from collections.abc import Iterator
 

@@ -108,7 +108,7 @@ def not_shown_by(audits: Audits) -> dict[str, None]:
 
 
 def assured_by(audits: Audits) -> dict[str, None]:
-    """Collect what named audits checked about their references and holdout records, likewise."""
+    """Collect what named audits checked about their references and holdout records, as `not_shown_by` does."""
     return said_by(
         [(name, [one.text for one in assurances(evidence) if not one.warns] if evidence else []) for name, evidence in audits]
     )

@@ -32,7 +32,7 @@ class ChannelResult(Frozen):
         subjects, controls: n_F and n_C, the subjects of the forget set and of the controls that were scored.
         contrast: N_c, mean residual of the forget subjects less that of the control subjects, nats per token.
         gap: G_c, the mean of what the original knew better than the references, nats per token.
-        standard_error: of the contrast, nats per token.
+        standard_error: standard error of the contrast, nats per token.
         statistic: T_c, by how many standard errors the contrast exceeds the margin.
         adjusted_p: p-value of T_c, corrected for the number of channels and both directions.
         direction: on which side the contrast lies.

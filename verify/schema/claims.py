@@ -1,4 +1,4 @@
-"""Claims of an audit beside the record claim: canaries, held-out controls, people, and the model without its adapter."""
+"""Claims of an audit in addition to the record claim: canaries, held-out controls, people, and the model without its adapter."""
 
 from typing import Literal
 

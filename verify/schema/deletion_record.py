@@ -99,7 +99,7 @@ class RequestFacts(Frozen):
         source: how it came in.
         identifiers: number of identifiers given.
         outcome: how it ended, or "open".
-        reason: reason for a refusal, as given to the person; None otherwise.
+        reason: reason for a refusal, as given to the person; else None.
         events: the steps, in order.
         language: code of the language in which the person is written to; None where none was noted.
         records: number of records about this person that were deleted, in all training files; None in records of earlier versions
@@ -222,7 +222,7 @@ class ReexecutedModel(Frozen):
         the requests or, in a training of its own, by its seed.
 
         Args:
-            requests: the batch's requests; those that ended otherwise than deleted, and are not open, do not count.
+            requests: the batch's requests; those that ended without a deletion do not count.
         """
         if self.word != "REBUILT_WITHOUT":
             return f"executing its training again ended as {self.word}"
@@ -251,7 +251,7 @@ class ReplacedModel(Frozen):
         facts: what else the method reports.
         seconds: duration.
         share_of_retraining: cost as a fraction of a retraining, by tokens; None where unknown.
-        verdict: of the audit; None where there was none.
+        verdict: verdict of the audit; None where there was none.
         verdict_phrase: the verdict with its parameters; None without an audit.
         tested_by: the tiers by which the audit could accuse.
         basis: why it went into service: its audit; an exact rebuild without the records, by the operator's decision, where the

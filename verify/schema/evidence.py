@@ -171,7 +171,7 @@ class Evidence(Judgement):
         registration: the file that fixed all choices before unlearning, or None.
         level_table: the level table that judged in place of retrained references; None without one.
         looks: earlier audits of the same weights that the auditor was given; None where there are none.
-        account: of the audits against the same controls; None where nobody counted them, and in evidence of older versions.
+        account: account of the audits against the same controls; None where nobody counted them, and in evidence of older versions.
         references_checked: what the references' training logs showed, one entry each; None in evidence of older versions.
         holdout_checked: whether the unlearning read the audit's holdout records; None without a holdout set and in evidence of
             older versions.

@@ -19,8 +19,8 @@ class AuditedModel(Frozen):
 
     Attributes:
         label, role: its place in the audit.
-        name: of its folder or file.
-        weights: digest of its weights; of a GGUF file, of the dequantized weights.
+        name: name of its folder or file.
+        weights: digest of its weights; for a GGUF file, of the dequantized weights.
         tokenizer: digest of its tokenizer.
         dtype: precision in which it was scored.
         file: digest of the GGUF file that it was read from; None for a model from a folder or in memory.

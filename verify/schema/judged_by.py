@@ -24,10 +24,10 @@ class LevelTableUsed(Frozen):
         digest: SHA-256 of its signed header.
         signer: id of the key that is said to have signed the header; None where it is unsigned.
         trusted: whether the auditor gave that key, so that the signature was verified.
-        created: when it was signed, by the clock of whoever made it; ISO 8601.
+        created: when it was signed, by its maker's clock; ISO 8601.
         destroyed: when no file of the pool's weights was left, by the same clock.
         design: digest of the design, which was fixed before a model of the pool was trained.
-        seed: of the design; it draws which of the pool's models stand for each control subject.
+        seed: seed of the design; it draws which of the pool's models stand for each control subject.
         models: M, the models of the pool.
         judging: how many of them judged; the others were for the unlearning method, where it read the table too.
         left_out: phi, the share of the models that never saw a given subject.
@@ -137,7 +137,7 @@ class ControlsAccount(Frozen):
         counted: who counted them: the operator's ledger, or the auditor by the evidence that was given.
         earlier: SHA-256 of the evidence of earlier ones, where that was given.
         expected: number of audits that was planned for beforehand; None where every audit accuses at alpha.
-        level: of this audit's accusations, all together.
+        level: level of this audit's accusations, all together.
         spent: probability, at most, that any of the audits up to this one accuses an honest deletion, all of them made with the
             same alpha and plan.
     """

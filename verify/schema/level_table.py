@@ -88,7 +88,7 @@ class PoolModel(Frozen):
 
     Attributes:
         weights: digest of its weights. Whoever has the data can train it again from the design, and compare.
-        seed: of its training.
+        seed: seed of its training.
         records, tokens: training records, and tokens that went through the model.
     """
 

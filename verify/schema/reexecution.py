@@ -85,7 +85,7 @@ class Segment(Frozen):
         ran_from: the step that it was run from: earlier than `start` where the state at the start is not kept.
         tokens: tokens that went through the model.
         equal: whether the state at its end has the committed digests.
-        expected, found: digest of the trained weights at the end; of the whole model at the end of a run.
+        expected, found: digest of the trained weights at the end, or of the whole model at the end of a run.
         index: its number among all segments of the deletion, from 0; None in proofs of earlier versions.
         deviations: distances from the recorded state, where it is not equal and a tolerance was asked for.
     """
@@ -307,7 +307,7 @@ class Reexecution(Document):
         )
 
     def _executed(self, schedule: str) -> str:
-        """Say what the executed segments show: of a sample no more than that it found nothing."""
+        """Say what the executed segments show; a sample shows only that it found nothing."""
         start = f"when started from the base {self.base[:16]}"
         if (noise := self.noise) is not None:
             return self._within_noise(f"what {schedule} gives {start}", noise)
@@ -342,7 +342,7 @@ class Reexecution(Document):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        """Refuse an outcome that findings and segments do not bear."""
+        """Refuse an outcome that findings and segments do not support."""
         if self.word != word_of(self.findings):
             raise ValueError("the outcome is not that of the findings")
         if len(self.executed) > self.segments or len({(one.place, one.end) for one in self.executed}) < len(self.executed):

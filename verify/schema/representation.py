@@ -33,7 +33,7 @@ class Representation(Frozen):
         value: its value for the target.
         original: its value for the model before unlearning, which shows what it can see at all.
         references: its value for each reference against the others.
-        p_value: of the target among the references.
+        p_value: p-value of the target among the references.
         layers: the distances behind it.
         verdict, reason: this claim's own word, and why in one plain sentence.
     """

@@ -28,7 +28,7 @@ STANDARD_CHANNELS: tuple[ChannelGroup, ...] = (
     "int4",
     "relearned",
 )
-"""The channels of an audit that has never-trained controls and retrained references, beside the exact text."""
+"""The channels of an audit that has never-trained controls and retrained references, besides the exact text."""
 
 
 @checked

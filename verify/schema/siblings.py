@@ -39,7 +39,7 @@ class Siblings(Frozen):
         controls: never-trained records.
         ranked: the rebuilt shards.
         smallest: 1 / S, below which no p-value lies.
-        needed: number of shards from which on a rank can accuse at this level.
+        needed: smallest number of shards with which a rank can accuse at this level.
         verdict, reason: this claim's own word, and why.
     """
 

@@ -26,9 +26,9 @@ class Deviation(Frozen):
 
     Attributes:
         part: "weights", or the name of an optimizer's moment.
-        distance: of the recorded state from the executed one, d.
-        noise: of executions that sum in another order, a: the largest.
-        power: of executions with one forget record put back into one microbatch, b: the smallest.
+        distance: distance d of the recorded state from the executed one.
+        noise: largest distance a of executions that sum in another order.
+        power: smallest distance b of executions with one forget record put back into one microbatch.
         clean, tainted: controls in yet another order: nothing put back, and the record of the smallest power put back.
     """
 

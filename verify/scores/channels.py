@@ -81,7 +81,7 @@ class Channels:
             key: names the entries of the cache, and seals it.
             cache_dir: folder of the cache; None to keep none.
             references: number of retrained references.
-            rewordings: of the forget records and controls, if there are any.
+            rewordings: rewordings of the forget records and controls, if there are any.
             learning_rate: peak rate of the original's fine-tuning, where known.
             within: the channels that a level table has numbers on, by which the audit is judged; None by references.
         """
@@ -140,7 +140,7 @@ class Channels:
             self.not_run[channel] = "the records are plain texts, which have no prompt"
 
     def _too_few(self, rewordings: Rewordings) -> str | None:
-        """Say that too few records are worded otherwise; None where enough are."""
+        """Say that too few records have rewordings; None where enough have."""
         for role, records in (("forget records", self.forget), ("controls", self.controls)):
             worded = rewordings.worded(records)
             if worded < WORDED_SHARE * len(records):

@@ -83,7 +83,7 @@ def measure(
 def _name(windows: Sequence[Encoded], key: RecordKey) -> str:
     """Compute a keyed hash of a record's windows: the token ids that the model reads, and which of them are scored or secret.
 
-    Of the tokens, not the text: the same text in other windows, or encoded by a later version, has other statistics.
+    It is over the tokens, not the text: the same text in other windows, or encoded by a later version, has other statistics.
     """
     digest = hashlib.sha256()
     for window in windows:

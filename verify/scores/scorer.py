@@ -53,7 +53,7 @@ class Scorer:
         models: descriptions of the models so far, in order.
         base: observations of the model before fine-tuning, reduced to what attacks need of it.
         kept: those of every other model, for attacks that compare models.
-        device: of the model scored last.
+        device: device of the model scored last.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Scorer:
         other_configuration: bool = False,
         states: HiddenStates | None = None,
     ) -> None:
-        """Take what `verify.audit` was given.
+        """Set up the scoring of an audit's models; arguments as for `verify.audit`.
 
         Args:
             sets, attacks, settings, tokenizer, cache_dir, key, canaries: as there.

@@ -51,7 +51,7 @@ class HiddenStates:
     """
 
     def __init__(self, sets: Mapping[SetRole, Sequence[Record]], overflow: Overflow, seed: int) -> None:
-        """Args: the audit's sets; its treatment of records longer than the context; the seed of the draw."""
+        """Draw the records of an audit's sets; `overflow` is the treatment of records longer than the context."""
         self.records = {role: _drawn(sets[role], seed) for role in COMPARED if role in sets}
         everybody = iter(subject_groups([record for records in self.records.values() for record in records]))
         self.subjects = {role: [next(everybody) for _ in records] for role, records in self.records.items()}
