@@ -63,7 +63,7 @@ class InitialOutputs:
     def of(self, rows: Mapping[str, Sequence[int]], device: torch.device) -> dict[str, Tensor]:
         """Return the quantities of a batch: [B], [n], [n, D], [n, R] or [n, V], tokens in row-major order.
 
-        Beside "ROLE_logits" stand the hidden states that they come from, as "ROLE_states" [n, D].
+        With "ROLE_logits" come the hidden states that they are computed from, as "ROLE_states" [n, D].
 
         Args:
             rows: role -> the windows' indices, in the batch's order [B].
@@ -119,10 +119,8 @@ def load_or_compute_outputs(
     if not wanted:
         return InitialOutputs()
     table, seal = work_dir / "reference.safetensors", work_dir / "reference.json"
-    if seal.exists() and (not table.exists() or file_digest(table) != read_json(seal)["sha256"]):
-        raise IntegrityError(f"{table} is not what this run wrote at its beginning. Start again with a new --output.")
     parts = {role: sorted(set(rows)) for role, rows in (read or {}).items() if len(set(rows)) < len(windows[role])}
-    if seal.exists() and not read_json(seal).get("parts"):
+    if seal.exists() and not _stored_parts(table, seal):
         parts = {}  # an earlier version computed all of them
     untrained = _untrained(loaded.model, seed) if any(name.endswith("random_logits") for name in wanted) else None
     with distributed.main_first():
@@ -130,10 +128,7 @@ def load_or_compute_outputs(
             known = {name: torch.as_tensor(values, dtype=torch.float32) for name, values in (given or {}).items()}
             computed = [name for name in wanted if name not in known]
             values = known | {name: _compute(name, loaded, untrained, windows, parts, pad_token_id, layer) for name in computed}
-            with atomic_file(table, mode=0o600) as stream:
-                stream.write(save(values))
-            # Written last: without it the table is computed again.
-            write_json(seal, {"sha256": file_digest(table), **({"parts": sorted(parts)} if parts else {})})
+            _store(values, parts, table, seal)
     offsets = {role: _offsets(found, parts.get(role)) for role, found in windows.items()}
     heads = {}
     if any(name.endswith("_logits") and not name.endswith("random_logits") for name in wanted):
@@ -141,6 +136,21 @@ def load_or_compute_outputs(
     if untrained is not None:
         heads["random_logits"] = _frozen_head(untrained, copy=False)
     return InitialOutputs(load_file(table), offsets, heads)
+
+
+def _stored_parts(table: Path, seal: Path) -> list[str]:
+    """Return the roles of which only some windows are stored, after checking the table against its seal."""
+    stored = read_json(seal)
+    if not table.exists() or file_digest(table) != stored["sha256"]:
+        raise IntegrityError(f"{table} is not what this run wrote at its beginning. Start again with a new --output.")
+    return list(stored.get("parts", ()))
+
+
+def _store(values: Mapping[str, Tensor], parts: Mapping[str, Sequence[int]], table: Path, seal: Path) -> None:
+    """Write the table and then its seal: without the seal the table is computed again."""
+    with atomic_file(table, mode=0o600) as stream:
+        stream.write(save(dict(values)))
+    write_json(seal, {"sha256": file_digest(table), **({"parts": sorted(parts)} if parts else {})})
 
 
 def _offsets(windows: Sequence[Encoded], part: Sequence[int] | None) -> Tensor:
