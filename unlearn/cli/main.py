@@ -59,10 +59,10 @@ COMMANDS = {
         "Find copies of deleted records in files and models, remove what may be removed, and list the rest with reasons.",
     ),
     "serve": Command(
-        "unlearn.cli.purge:Serve", "Receive deletion requests over HTTP (OpenDSR 1.0), into the same ledger as the command line."
+        "unlearn.cli.serve:Serve", "Receive deletion requests over HTTP (OpenDSR 1.0), into the same ledger as the command line."
     ),
     "new-token": Command(
-        "unlearn.cli.purge:NewToken",
+        "unlearn.cli.serve:NewToken",
         "Create a token for a caller of the HTTP service; it is shown once, and only its digest is stored.",
     ),
 }
