@@ -27,8 +27,8 @@ class WeightPenalty:
 
         KL(p_0 || p) ~ 1/2 sum_j F_j (theta_j - theta_0j)^2,   nats per token
 
-    with F the diagonal of the Fisher matrix. Kirkpatrick et al. 2017 (arXiv 1612.00796), equation 3. In every step it stands
-    for the whole retain set, while a step's retain partners are a few records; it ignores the interaction of weights.
+    with F the diagonal of the Fisher matrix. Kirkpatrick et al. 2017 (arXiv 1612.00796), equation 3. In every step it represents
+    the whole retain set, while a step's retain partners are a few records; it ignores the interaction of weights.
 
     Attributes:
         weight: weight of this term in the loss.

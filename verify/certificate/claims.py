@@ -160,7 +160,7 @@ def _impossible(used: LevelTableUsed, made: datetime) -> str | None:
 
 
 def adapter_finding(predicate: Mapping[str, Any]) -> Finding | None:
-    """State what an adapter's certificate covers, and what stands without the adapter; None for a model without one.
+    """State what an adapter's certificate covers, and what still holds without the adapter; None for a model without one.
 
     Args:
         predicate: predicate of the auditor's statement, whose signature was verified.

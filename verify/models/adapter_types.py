@@ -84,7 +84,7 @@ def require_known_entries(config: Any, path: Path) -> None:
     """Refuse a configuration with entries that the installed version of PEFT drops, which only warns of it.
 
     The layers would be computed without what such an entry asks for: another model than the one that was saved. Entries that ask
-    for nothing (null, false or empty) are no difference.
+    for nothing (null, false or empty) are not counted.
 
     Args:
         config: as PEFT read it.

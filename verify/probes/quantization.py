@@ -83,7 +83,7 @@ def _rounded(layer: Any, bits: int, group: int | None) -> Tensor:
 def rounded(weight: Tensor, bits: int, group: int | None) -> Tensor:
     """Round weights [out, in] to the nearest of 2^bits - 1 levels, one scale per row, or per `group` inputs of a row.
 
-    A row whose length is no multiple of `group` has one scale.
+    A row whose length is not a multiple of `group` has one scale.
     """
     rows, columns = weight.shape
     size = columns if group is None or columns % group else group

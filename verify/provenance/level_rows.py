@@ -116,7 +116,7 @@ class LevelRows:
             channels: the channels that the header lists.
 
         Raises:
-            InputError: the file is missing, truncated, lacks a column, or is no such table.
+            InputError: the file is missing, truncated, lacks a column, or is not a table of levels.
         """
         path = folder / ROWS
         try:

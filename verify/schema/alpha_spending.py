@@ -4,8 +4,8 @@ Every audit of one model uses the same controls, so its p-values depend on those
 unlucky for all. Audit number j, by the date of its beginning, accuses at level alpha_j with sum alpha_j <= alpha: the probability
 of any false accusation is at most alpha whatever the dependence (Bonferroni).
 
-The product of e-values, which canaries use (`verify.statistics.deletion_e_value`), is no such account: it needs fresh randomness in
-every factor, as each batch of canaries has it and requests with common controls have not.
+The product of e-values, which canaries use (`verify.statistics.deletion_e_value`), cannot serve as such an account: it needs fresh
+randomness in every factor, as each batch of canaries has it and requests with common controls have not.
 
 Certificates need no correction. A certificate is a claim about one request, made to those whom that request concerns, and is false
 with probability at most alpha where that deletion failed, however many others were audited; honest deletions cannot be certified

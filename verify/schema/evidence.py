@@ -88,7 +88,7 @@ class Judgement(Frozen):
         gates: validity checks, each with its outcome.
         residual: rho = N/G, the fraction of the set's memorization that is left.
         tests: C1, C2, A1 and A2 with their intermediate values; empty with fewer than two references.
-        accused: records that the per-record test finds beyond the margin, corrected for multiplicity. It is no count of all
+        accused: records that the per-record test finds beyond the margin, corrected for multiplicity. It does not count all
             records beyond it: a weak trace is missed more often than not.
         blind: AUC of the blind baseline (texts only) between forget and holdout records. It is an input: with the scores and
             settings, all that the verdict follows from.

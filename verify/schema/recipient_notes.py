@@ -17,7 +17,7 @@ def noted_recipients(notes: Iterable[Mapping[str, Any]]) -> dict[str, Recipient]
         notes: details of the events `verify.schema.deletion_record.RECIPIENTS`, in order.
 
     Raises:
-        KeyError, TypeError, ValueError: they are no such notes.
+        KeyError, TypeError, ValueError: they are not notes of recipients.
     """
     found: dict[str, Recipient] | None = None
     for details in notes:

@@ -161,7 +161,7 @@ class Draw(Frozen):
         nonce: the random text that chose them together with the root; None where all were executed.
         given: whether somebody gave it on the command line; else it was drawn when the re-execution began.
         false_found_95, false_found_99: smallest number of false segments that this sample finds with 95 % and with 99 %.
-        forget_segments: in how many segments the forget records would stand if they were trained on, or None where unknown.
+        forget_segments: in how many segments the forget records would be if they were trained on, or None where unknown.
         found: probability that the sample finds one of that many false segments.
     """
 
