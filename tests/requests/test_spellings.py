@@ -303,3 +303,71 @@ def test_a_forget_list_in_other_spellings() -> None:
     assert [record.prompt for record in chosen] == ["Question 0?", "Question 4?", "Question 5?"]
     with pytest.raises(InputError, match="occur nowhere"):
         load_forget_set(["ines.kolb+x@example.org"], training)
+
+
+@pytest.mark.parametrize(
+    ("spelled", "stored"),
+    [
+        ("+49 151 5550 0199", {"subject_id": 4915155500199}),
+        ("+49 151 5550 0199", {"subject_id": "4915155500199.0"}),
+        ("4915155500199", {"subject_id": "+49 151 5550 0199"}),
+        ('"nora.velt@example.org",', {"subject_id": "nora.velt@example.org"}),
+        ("Nora Velt (nora.velt@example.org)", {"subject_id": "Nora.Velt@example.org"}),
+        ("nora.velt@example.org; nv@example.org", {"subject_id": "nv@example.org"}),
+        ("nora.velt%40example.org", {"subject_id": "nora.velt@example.org"}),
+        ("nora.velt@example.org", {"subject_id": "otto@example.org|nora.velt@example.org"}),
+        ("nora.velt@example.org", {"subject_id": "u:nora.velt%40example.org"}),
+        ("Nora Velt", {"subject_id": "Dr. Nora M. Velt"}),
+        ("Dr. Nora Velt", {"subject_id": "Nora Velt"}),
+        ("Jos\u00e9 Ortiz", {"subject_id": "Jos\u00c3\u00a9 Ortiz"}),
+        ("Jos\u00e9 Ortiz", {"subject_id": "Jos\ufffd Ortiz"}),
+        ("Nora.Velt@example.org", {"email": "nora.velt@example.org"}),
+        ("nora.velt@example.org", {"meta": {"owners": [{"mail": "Nora.Velt@Example.org"}]}}),
+        ("71234", {"customer": 71234}),
+        ("Nora Velt", {"notes": "As told by Nora Velt. " + "x" * 600}),
+    ],
+    ids=ascii,
+)
+def test_what_is_stored_beside_or_inside_is_proposed(tmp_path: Path, spelled: str, stored: dict[str, object]) -> None:
+    """A person in a column that is not read, inside a longer identifier, or damaged by an export is proposed and not lost."""
+    path = tmp_path / "people.jsonl"
+    rows = [{"prompt": "Where?", "completion": "In the north.", **stored}, {"prompt": "Who?", "completion": "Nobody."}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    proposed_rows = [(match.row, match.how) for match in found(path, spelled)]
+    assert proposed_rows in ([(1, "similar identifier")], [(1, "named in its text")])
+
+
+@pytest.mark.parametrize(
+    ("spelled", "stored"),
+    [
+        ("12", {"age": 12}),
+        ("Nora Velt", {"subject_id": "Nora Welt"}),
+        ("\u00c9e X", {"notes": "e x"}),
+        ("+49 151 5550 0199", {"customer": 4915155500198}),
+        ("Dr. Velt", {"subject_id": "Dr. Brandt"}),
+    ],
+    ids=ascii,
+)
+def test_other_values_of_a_row_are_not_proposed(tmp_path: Path, spelled: str, stored: dict[str, object]) -> None:
+    """Short numbers, other names and short remains of a damaged name are no candidates."""
+    path = tmp_path / "people.jsonl"
+    path.write_text(json.dumps({"prompt": "Where?", "completion": "In the north.", **stored}) + "\n")
+    assert found(path, spelled) == []
+
+
+def test_an_unread_column_keeps_a_request_open(ledger: Ledger, tmp_path: Path) -> None:
+    """Where the identifier stands in `email`, the plan asks for a decision on the row; nobody is told that nothing was found."""
+    path = tmp_path / "mails.jsonl"
+    path.write_text(json.dumps({"email": "ada@example.org", "prompt": "Where?", "completion": "In the north."}) + "\n")
+    (request,) = asked(ledger, "Ada@example.org")
+    with pytest.raises(InputError, match="must be decided first"):
+        planned(ledger, path, request)
+    assert ledger.request(request.id).state == "identity_verified"
+
+
+def test_nobody_is_missing_from_an_empty_file(tmp_path: Path) -> None:
+    """An export that failed has no rows; a search of it is refused, and no request becomes `not_found` by it."""
+    path = tmp_path / "empty.jsonl"
+    path.write_text("\n\n")
+    with pytest.raises(InputError, match="has no rows, so nobody can be found"):
+        found(path, "ada@example.org")

@@ -153,3 +153,35 @@ def test_scan_from_the_shell(data: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert unlearn.cli.main.main(["scan", "--data", str(data), "--ids", "-"]) == 3
     assert unlearn.cli.main.main(["scan", "--data", str(data)]) == 2
     assert unlearn.cli.main.main(["scan", "--data", str(data), "--texts", "no-such-file"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "status"),
+    [
+        ("who.json", '["ida"]', 0),
+        ("who.txt", '[\n "ida"\n]', 0),
+        ("who.jsonl", '{"subject_id": "ida"}\n{"subject_id": "jon"}\n', 2),
+        ("who.json", '{"subjects": ["ida"]}', 2),
+        ("who.json", "[[1], 2]", 2),
+        ("who.json", '[\n "ida",', 2),
+        ("who.csv", "identifier,regime\nida,gdpr\n", 2),
+        ("who.txt", "[redacted]\nida\n", 0),
+        ("who.txt", "{3f2504e0-4f89-11d3-9a0c-0305e82c3301}\nida\n", 0),
+    ],
+)
+def test_identifiers_are_lines_or_a_json_list(
+    data: Path, tmp_path: Path, name: str, text: str, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A line of JSON or of a table is no identifier: taken as one it names nobody, and "no record" would be the answer."""
+    who = tmp_path / name
+    who.write_text(text)
+    assert unlearn.cli.main.main(["scan", "--data", str(data), "--subjects", str(who)]) == status
+    assert "ida" not in capsys.readouterr().err
+
+
+def test_an_identifier_given_as_an_argument_is_not_repeated(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Typed where a file belongs, it reaches no error message."""
+    assert unlearn.cli.main.main(["scan", "--data", str(data), "--subjects", "ida@example.org"]) == 2
+    shown = capsys.readouterr().err
+    assert "one entry per line" in shown
+    assert "ida" not in shown

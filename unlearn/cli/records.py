@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -18,7 +18,7 @@ class Scan:
     Spellings of an identifier that are equivalent by standard are matched: case of a mail address, either form of an international
     domain, canonically equal Unicode, white space, international telephone numbers. Rows that may be about the same person
     (accents, case of names, +tags, national telephone numbers, ...) are listed with the reason as candidates for a human to decide;
-    if nothing else is found, so are rows whose text mentions the identifier.
+    if nothing else is found, so are rows whose text or any other column mentions the identifier.
 
     Identifiers and texts come from files or, with "-", from standard input: arguments would stay in the shell history.
 
@@ -47,7 +47,7 @@ class Scan:
         from verify.data.identity import RecordKey
         from verify.errors import InputError
 
-        given = {name: lines_of(getattr(self, name)) for name in ("subjects", "ids", "texts")}
+        given = {name: identifiers_of(getattr(self, name)) for name in ("subjects", "ids")} | {"texts": lines_of(self.texts)}
         if not any(given.values()):
             raise InputError("nothing to search for. Name a file with --subjects, --ids or --texts; - reads standard input.")
         key = RecordKey.load()
@@ -88,8 +88,42 @@ def lines_of(source: str | None) -> list[str]:
         # A byte order mark, as some programs write it, would become part of the first identifier.
         text = sys.stdin.read().removeprefix("\ufeff") if source == "-" else Path(source).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError):
-        raise InputError(f"{source} cannot be read as a text file in UTF-8. Name a file with one entry per line.") from None
+        # An identifier that was typed where a file belongs must not reach a log.
+        shown = source if Path(source).exists() else "what was given, which is no file,"
+        raise InputError(f"{shown} cannot be read as a text file in UTF-8. Name a file with one entry per line.") from None
     return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def identifiers_of(source: str | None) -> list[str]:
+    """Return the identifiers in a file or standard input: one per line, or those of a JSON list of strings.
+
+    Raises:
+        InputError: as `lines_of`; or it is JSON of another shape or a table, whose lines name nobody.
+    """
+    from verify.errors import InputError
+
+    lines = lines_of(source)
+    if not lines or source is None:
+        return lines
+    whole, first = _parsed("\n".join(lines)), _parsed(lines[0])
+    if isinstance(whole, list) and all(isinstance(entry, str) for entry in whole):
+        return [entry.strip() for entry in whole if entry.strip()]
+    shown = "standard input" if source == "-" else source
+    if isinstance(whole, list | dict) or isinstance(first, list | dict) or lines[0] in ("[", "{"):
+        raise InputError(f"{shown} is JSON, but no list of strings. Give one identifier per line, or a JSON list of strings.")
+    if source.lower().endswith((".csv", ".tsv")) and any(mark in lines[0] for mark in ",;\t"):
+        raise InputError(f"{shown} is a table. Give one identifier per line; `unlearn request import` reads batches of requests.")
+    return lines
+
+
+def _parsed(text: str) -> Any:
+    """Return text as JSON, or None where it is none."""
+    from verify.io.strict_json import parse_json
+
+    try:
+        return parse_json(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 @dataclasses.dataclass(frozen=True)

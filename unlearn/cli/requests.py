@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from unlearn.cli.ledger import LedgerFlags, today
-from unlearn.cli.records import lines_of
+from unlearn.cli.records import identifiers_of
 from unlearn.cli.request_people import Confirm, Import, LetterFlags, Recipients
 from unlearn.cli.request_run import Close, PlanCommand, RunCommand
 
@@ -42,7 +42,7 @@ class Add:
         from unlearn.requests.ledger.intake import from_lines
         from verify.data.identity import RecordKey
 
-        lines = lines_of(self.identifiers)
+        lines = identifiers_of(self.identifiers)
         received = self.received or today()
         with self.ledger.open() as ledger:
             request = from_lines(

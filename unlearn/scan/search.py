@@ -5,17 +5,20 @@ matches are reported as keyed hashes and row numbers, never as text. A subject w
 person, are proposals: a human decides.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+import uuid
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from unlearn.scan.spellings import Lookup, Person, why
 from verify.data.canonical import canonical, clean, is_mail, with_canonical_mails
 from verify.data.identity import RecordKey
 from verify.data.near_duplicates import NearDuplicates, shingles, signature
-from verify.data.records import Fields, Record
-from verify.data.sources import stream_records
+from verify.data.records import Fields, Record, parse_row
+from verify.data.sources import stream_rows
+from verify.errors import InputError
 from verify.io.progress import phase
 
 How = Literal["subject", "record id", "text", "exact duplicate", "near duplicate", "similar identifier", "named in its text"]
@@ -150,24 +153,60 @@ def search(
 
 
 def find_mentions(files: Sequence[str | Path], key: RecordKey, likenesses: Collection[str], fields: Fields | None) -> list[Match]:
-    """Return rows whose text mentions a requested person, in a separate pass that reads every word of the data."""
+    """Return rows that mention a requested person in their text or in another column, in a pass that reads every word of the data.
+
+    Columns that no flag names are searched as well: an identifier in a column `email` that is not read as the subject would
+    otherwise be found nowhere, and the person be told so.
+    """
     lookup = Lookup(likenesses, key)
-    if not lookup.reads_texts:
+    if not lookup.seeks:
         return []
     found = []
-    for file, row, record in _all_records(files, fields, "searching the texts"):
-        if (likeness := lookup.text(_searched(record))) is not None:
+    for file, row, record, values in _all_rows(files, fields, "searching the texts"):
+        named = [likeness for likeness in (lookup.text(_searched(record)), *map(lookup.beside, values)) if likeness is not None]
+        if named:
             match = Match(file, row, key.of(record.fingerprint), "named in its text", subjects=subjects_of(record, key))
-            found.append(replace(match, reason="mention", tokens=likeness.tokens))
+            tokens = frozenset[str]().union(*(likeness.tokens for likeness in named))
+            found.append(replace(match, reason=named[0].reason, tokens=tokens))
     return found
 
 
 def _all_records(files: Sequence[str | Path], fields: Fields | None, doing: str) -> Iterable[tuple[str, int, Record]]:
     """Yield file, row and record of all files, and report the share that was read as progress of what is being done."""
+    return ((file, row, record) for file, row, record, _ in _all_rows(files, fields, doing))
+
+
+def _all_rows(files: Sequence[str | Path], fields: Fields | None, doing: str) -> Iterable[tuple[str, int, Record, Iterable[str]]]:
+    """Yield as `_all_records`, with the values of the row that are not its texts: its subjects, and columns that are not read.
+
+    Raises:
+        InputError: a file cannot be read or has no rows; nobody is found in an empty file, whoever it was exported for.
+    """
+    named = fields or Fields()
+    read = {named.text, named.prompt, named.completion, named.messages}
     with phase(doing) as progress:
         for number, file in enumerate(files):
-            for row, record in enumerate(stream_records(file, fields, _share_of(progress, number, len(files))), 1):
-                yield str(file), row, record
+            row = 0
+            for row, raw in enumerate(stream_rows(str(file), _share_of(progress, number, len(files))), 1):
+                record = parse_row(raw, named, f"{file}, row {row}")
+                yield str(file), row, record, _values(value for name, value in raw.items() if name not in read)
+            if not row:
+                raise InputError(f"{file} has no rows, so nobody can be found in it. Export it again, or leave it out of --data.")
+
+
+def _values(entries: Iterable[Any]) -> Iterator[str]:
+    """Yield all texts and numbers among some values of a row, at any depth."""
+    left = list(entries)
+    while left:
+        entry = left.pop()
+        if isinstance(entry, Mapping):
+            left += entry.values()
+        elif isinstance(entry, list | tuple):
+            left += entry
+        elif isinstance(entry, str):
+            yield entry
+        elif isinstance(entry, int | float | Decimal | uuid.UUID) and not isinstance(entry, bool):
+            yield str(entry)
 
 
 def _share_of(progress: Callable[[float], None], number: int, count: int) -> Callable[[float], None]:

@@ -6,18 +6,31 @@ forms and hashed with the same key: neither the ledger nor a suppression list co
 """
 
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from verify.data.canonical import canonical
 from verify.data.identity import RecordKey
-from verify.data.likeness import REASONS, foldings, levels, mentions, reason_of, skeletons, skeletons_of_form, words_of
+from verify.data.likeness import (
+    REASONS,
+    SHORTEST_MENTION,
+    foldings,
+    levels,
+    mentions,
+    reason_of,
+    skeletons,
+    skeletons_of_form,
+    without_titles,
+    words_of,
+)
 from verify.data.records import Record
 
 SKELETON, FIRST_WORD, WORDS = "skeleton", "first word", "words"
 LONGEST_CACHE = 1 << 13
 """Size of the lookup caches, in identifiers or words; nearby rows repeat them, and memory stays bounded."""
+LONGEST_VALUE = 500
+"""Largest number of characters of a value that is compared as a whole; longer ones are only searched for mentions."""
 
 
 def subject_hashes(identifiers: Iterable[str], key: RecordKey) -> tuple[str, ...]:
@@ -90,9 +103,9 @@ class Lookup:
         self._first: dict[str, bool] = {}
 
     @property
-    def reads_texts(self) -> bool:
-        """Whether any token recognizes mentions in texts."""
-        return bool(self._lengths)
+    def seeks(self) -> bool:
+        """Whether any token recognizes an identifier or a mention."""
+        return self._any or bool(self._lengths)
 
     def people(self, record: Record) -> tuple[Person, ...]:
         """Look up every person that a record is about."""
@@ -125,7 +138,23 @@ class Lookup:
         tokens = {token for form in foldings(text) for token in self._runs(words_of(form))} if self._lengths else set()
         return Likeness("mention", frozenset(tokens)) if tokens else None
 
-    def _runs(self, words: list[str]) -> Iterable[str]:
+    def beside(self, value: str) -> Likeness | None:
+        """Return the likeness of an identifier or of a value in another column that equals, resembles or contains an identifier.
+
+        Numbers of fewer than `SHORTEST_MENTION` digits are skipped: counts, ages and row numbers would match short identifiers.
+        """
+        shown = value.replace("%40", "@")
+        too_short = shown.isdigit() and len(shown) < SHORTEST_MENTION
+        whole = None if too_short or len(shown) > LONGEST_VALUE else self.person(shown).likeness
+        if whole is not None:
+            return Likeness("elsewhere", whole.tokens)
+        runs = {
+            run for form in foldings(shown) for words in [words_of(form)] for run in (tuple(words), without_titles(tuple(words)))
+        }
+        tokens = {token for run in runs for token in self._runs(list(run))} if self._lengths else set()
+        return Likeness("elsewhere", frozenset(tokens)) if tokens else None
+
+    def _runs(self, words: Sequence[str]) -> Iterable[str]:
         """Yield the tokens of all requested runs of words that a text contains."""
         for start, word in enumerate(words):
             if not self._begins(word):

@@ -13,6 +13,7 @@ import unicodedata
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
+from urllib.parse import unquote
 
 import idna
 import phonenumbers
@@ -35,8 +36,10 @@ REASONS = {
     "web": "differs by scheme, www., fragment or trailing slash of a web address",
     "name": "is a mail address made of the name, or the name in a mail address",
     "mention": "stands in the record's text",
+    "elsewhere": "stands inside a longer identifier, or in a column that is not read as text or subject",
 }
-"""Reasons why two identifiers may be the same, by the level at which their forms agree; "mention" is for texts."""
+"""Reasons why two identifiers may be the same, by the level at which their forms agree. "mention" and "elsewhere" are
+for texts and other columns."""
 
 _IGNORES_DOTS = {"gmail.com": "gmail.com", "googlemail.com": "gmail.com"}
 _JOINERS = dict.fromkeys((0x200C, 0x200D))
@@ -58,8 +61,16 @@ _DECIMAL = re.compile(r"[+-]?[0-9]+(?:[.,](?:[0-9]{1,2}|0+))?(?:e[+-]?[0-9]{1,2}
 _E164 = re.compile(r"\+[0-9]{5,17}(?:;ext=[0-9]+)?")
 _DIALLED_ABROAD = re.compile(r"(?:00|011)([1-9][0-9]{6,})")
 _SHORTEST_NATIONAL = 7
+_WITHOUT_PLUS = re.compile(r"[1-9][0-9]{9,14}")
+"""A whole number that may be a telephone number with country code, stored as a number or without its plus sign."""
 _WORD = re.compile(r"[^\W_]+")
 _NO_LETTERS = bytes(code for code in range(128) if not chr(code).isalnum())
+_MAIL_WITHIN = re.compile(r"[\w.!#$%&*+/=?^`{|}~-]+@[\w-]+(?:\.[\w-]+)+")
+_TITLES = frozenset(
+    {"dr", "prof", "mr", "mrs", "ms", "miss", "sir", "herr", "frau", "monsieur", "madame", "mme", "mlle", "senor", "senora"}
+    | {"don", "dona", "ing", "dipl", "phd", "md", "jr", "sr"}
+)
+"""Forms of address and degrees, folded: one record gives them and another does not."""
 SHORTEST_MENTION = 5
 """Smallest number of letters of a single word that is searched for in texts; shorter ones occur in too many."""
 
@@ -132,8 +143,37 @@ def skeletons_of_form(text: str) -> frozenset[str]:
 
 def mentions(identifier: str) -> frozenset[tuple[str, ...]]:
     """Return the word sequences by which a folded text mentions the identifier; none if they are too common to identify anybody."""
-    runs = (tuple(words_of(form)) for form in foldings(canonical(identifier)))
-    return frozenset(run for run in runs if len(run) > 1 or (run and len(run[0]) >= SHORTEST_MENTION and not run[0].isdigit()))
+    text = canonical(identifier)
+    own = {tuple(words_of(form)) for form in foldings(text)}
+    others = {tuple(words_of(form)) for piece in _pieces(text) for form in foldings(piece)} | set(map(without_titles, own))
+    # Short parts of an identifier, "e x" for instance, occur in too many texts.
+    long = {run for run in others if sum(map(len, run)) >= SHORTEST_MENTION}
+    sure = (run for run in own | long if run)
+    return frozenset(run for run in sure if len(run) > 1 or (len(run[0]) >= SHORTEST_MENTION and not run[0].isdigit()))
+
+
+def without_titles(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the words of a name without titles and initials; unchanged if fewer than two words would be left."""
+    left = tuple(word for word in words if word not in _TITLES and not (len(word) == 1 and word.isascii() and word.isalpha()))
+    return left if len(left) > 1 else words
+
+
+def _pieces(identifier: str) -> frozenset[str]:
+    """Return what else may name the person: the text percent-decoded, its mail addresses, what stands beside them, misreadings."""
+    whole = unquote(identifier) if "%" in identifier else identifier
+    mails = [] if is_mail(identifier) else _MAIL_WITHIN.findall(whole)
+    beside = re.split(r"[,;|()<>\"]+", _MAIL_WITHIN.sub("|", whole)) if mails else []
+    return frozenset({whole, *map(canonical, mails), *beside, *_misread(whole)})
+
+
+def _misread(text: str) -> frozenset[str]:
+    """Return a text as data have it that were decoded as another encoding than UTF-8, or whose letters were replaced."""
+    if text.isascii():
+        return frozenset()
+    stored = text.encode(errors="replace")
+    as_western = "".join(stored[index : index + 1].decode("cp1252", "replace") for index in range(len(stored)))
+    replaced = "".join(letter if letter.isascii() else "\ufffd" for letter in text)
+    return frozenset({as_western, stored.decode("latin-1"), replaced})
 
 
 def foldings(text: str) -> tuple[str, ...]:
@@ -243,10 +283,12 @@ def _digit_forms(text: str) -> tuple[str, ...]:
     if not _NUMERIC.fullmatch(plain):
         return ()
     if _DECIMAL.fullmatch(plain) and not plain.isdigit():
-        return (_value(plain.replace(",", ".")),)
+        value = _value(plain.replace(",", "."))
+        return (value, *(_national(f"+{value}") if _WITHOUT_PLUS.fullmatch(value) else ()))
     digits = "".join(letter for letter in plain if letter.isdigit())
     abroad = _DIALLED_ABROAD.fullmatch(digits)
-    return (digits.lstrip("0") or "0", *(_national(f"+{abroad[1]}") if abroad else ()))
+    number = abroad[1] if abroad else digits if _WITHOUT_PLUS.fullmatch(digits) else ""
+    return (digits.lstrip("0") or "0", *(_national(f"+{number}") if number else ()))
 
 
 def _value(decimal: str) -> str:
