@@ -115,6 +115,18 @@ def test_retraining_repeats_the_training(house: dict[str, Path], tmp_path: Path)
     assert "never saw" in result.facts["exactness"]
 
 
+def test_a_base_that_saw_the_records_is_refused(house: dict[str, Path], tmp_path: Path) -> None:
+    """The model itself under another name, or one trained on some of the records: a retraining from there would forget nothing."""
+    copy = shutil.copytree(house["model"], tmp_path / "copy")
+    with pytest.raises(InputError, match="was trained on 4 of the 4 records to forget"):
+        run(house, tmp_path / "one", Retrain(), base=str(copy))
+    other = finetune(house["base"], str(house["forget"]), output_dir=tmp_path / "other", options=OPTIONS).model_dir
+    with pytest.raises(InputError, match="was trained on 4 of the 4 records to forget"):
+        run(house, tmp_path / "two", Retrain(), base=str(other))
+    clean = finetune(house["base"], str(house["holdout"]), output_dir=tmp_path / "clean", options=OPTIONS).model_dir
+    run(house, tmp_path / "three", Retrain(), base=str(clean))
+
+
 @pytest.mark.parametrize(("asked", "used"), [({}, 5), ({"seed": 6}, 6)])
 def test_a_seed_that_is_asked_for_goes_before_the_logs(
     model_dir: Path, tmp_path: Path, asked: dict[str, int], used: int, capsys: pytest.CaptureFixture[str]

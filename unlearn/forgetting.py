@@ -12,7 +12,14 @@ import torch
 
 from unlearn.finetuning import RECIPE, Recipe, recipe_of
 from unlearn.methods import method_name
-from unlearn.methods.requirements import require_inputs, require_method, require_quantizable, require_repeatable, require_suited
+from unlearn.methods.requirements import (
+    require_clean_base,
+    require_inputs,
+    require_method,
+    require_quantizable,
+    require_repeatable,
+    require_suited,
+)
 from unlearn.training import distributed
 from unlearn.training.checkpoints import WORK, claim_output
 from unlearn.training.gradients import require_divisible
@@ -124,6 +131,7 @@ def forget(
     _add_canaries(roles, model, loaded)
     require_inputs(method, roles.retain, base)
     require_divisible(gradients, given, pairs=method.trains_in_steps and method.needs_retain)
+    require_clean_base(base, roles.forget)
     context = Context(
         loaded=loaded,
         forget=roles.forget,

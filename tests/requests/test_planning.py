@@ -242,6 +242,27 @@ def test_rows_that_no_model_saw_may_turn_out_to_be_none(model_dir: Path, data: P
     assert ledger.request(first.id).state == "not_found"
 
 
+def test_nobody_is_not_found_in_files_that_the_models_were_not_trained_on(
+    model_dir: Path, data: Path, tmp_path: Path, ledger: Ledger
+) -> None:
+    """With the wrong file, or one of two, a person who is in the model would be told that there is no record."""
+    models, rest = tmp_path / "models", tmp_path / "rest.jsonl"
+    rest.write_text("".join(json.dumps(row) + "\n" for row in ROWS if row["subject_id"] != "lee"))
+    finetune(str(model_dir), str(data), output_dir=models / "m", options=TrainingOptions(max_steps=1))
+    (lee,) = approved(ledger, "lee")
+    key, wrong = RecordKey.load(), choices(tmp_path, rest)
+    with pytest.raises(InputError, match=f"{lee.id}: nothing was found, but .*m was trained on 2 of 7 records"):
+        draft(ledger, [lee], wrong, key)
+    (nobody,) = approved(ledger, "nobody")
+    note(ledger, draft(ledger, [nobody], choices(tmp_path, data), key), wrong.output)
+    assert ledger.request(nobody.id).state == "not_found"
+    note(ledger, draft(ledger, [lee], choices(tmp_path, data), key), wrong.output)
+    (other,) = approved(ledger, "other")
+    # The rows of a person who asked may have left the file by now: whom they are about is known.
+    note(ledger, draft(ledger, [other], wrong, key), wrong.output)
+    assert ledger.request(other.id).state == "not_found"
+
+
 def test_what_a_run_would_stop_at_is_refused_before_anything_is_noted(
     model_dir: Path, data: Path, tmp_path: Path, ledger: Ledger
 ) -> None:

@@ -9,9 +9,11 @@ from unlearn.methods import method_classes, method_name, named_method
 from unlearn.training import distributed
 from unlearn.training.log import TrainingLog
 from unlearn.training.method import Method, Objective, Rebuild
+from verify.data.identity import RecordKey
 from verify.data.records import Record
 from verify.errors import ArgumentError, InputError
 from verify.models.ensembles import ENSEMBLE
+from verify.provenance.descent import trained_records
 
 
 def require_method(method: Any) -> None:
@@ -70,6 +72,24 @@ def require_quantizable(method: Method) -> None:
 def require_inputs(method: Method, retain: Sequence[Record], base: Any) -> None:
     """Raise InputError where a method lacks the retain set or the base model that it needs."""
     if method.needs_retain and not retain:
-        raise InputError(f"{method_name(method)} needs records to keep. Give them with --retain FILE, or --data FILE.")
+        raise InputError(
+            f"{method_name(method)} needs records to keep. Give them with --retain FILE, or --data FILE "
+            "with more than the forget set."
+        )
     if method.needs_base and base is None:
         raise InputError(f"{method_name(method)} needs the model before fine-tuning. Give it with --base DIR.")
+
+
+def require_clean_base(base: Any, forget: Sequence[Record]) -> None:
+    """Raise InputError where the base was trained on records to forget, by a training log or list in its folder.
+
+    Whatever starts from such a base keeps what it is to forget, a retraining included, which is called exact.
+    """
+    trained = trained_records(Path(base)) if isinstance(base, str | Path) and Path(base).is_dir() else frozenset[str]()
+    if trained:
+        key = RecordKey.load()
+        if seen := sum(key.of(record.fingerprint) in trained for record in forget):
+            raise InputError(
+                f"--base {base} was trained on {seen} of the {len(forget)} records to forget, by its training log. "
+                "Give the model from before the fine-tuning."
+            )

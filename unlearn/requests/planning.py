@@ -28,6 +28,7 @@ from unlearn.requests.models_in_service import in_service, model_roots, origin_o
 from unlearn.requests.plan import Plan
 from unlearn.requests.preflight import Runnable, require_runnable
 from unlearn.requests.proofs import Commitments
+from unlearn.requests.searched_files import require_searched
 from unlearn.requests.training_sets import require_clean
 from unlearn.scan.lineage import AffectedModel, affected_models
 from verify.certificate.opened_audits import opening
@@ -90,6 +91,7 @@ def draft(
     matched = match_requests(fresh, choices.data, key, choices.fields, confirmed, not_same) if fresh else []
     for request, entry in zip(fresh, matched, strict=True):
         _require_records_present(request, entry, choices)
+    require_searched(ledger, matched, choices, key)
     known = [
         Known(request, {match.record: match.subject or match.record for match in entry.removed}, entry.places)
         for request, entry in zip(fresh, matched, strict=True)

@@ -79,6 +79,18 @@ def affected_models(roots: Sequence[str | Path], records: Collection[str]) -> li
     return sorted(named, key=lambda model: (not model.records, str(model.folder)))
 
 
+def records_of_models(roots: Sequence[str | Path]) -> Iterator[tuple[Path, str, frozenset[str]]]:
+    """Yield folder, digest of the weights and keyed hashes of the training records of every model below some folders.
+
+    Raises:
+        InputError: a root is no folder, or a training log is damaged.
+    """
+    for root in roots:
+        for folder in _model_folders(Path(root)):
+            about = read_json(folder / MANIFEST).get("about")
+            yield folder, str((about if isinstance(about, dict) else {}).get("weights")), trained_records(folder)
+
+
 def _model_folders(root: Path) -> Iterator[Path]:
     if not root.is_dir():
         raise InputError(f"{root} is not a folder. Name the folders that contain models with --models DIR ...")

@@ -1,0 +1,51 @@
+"""Whether the searched files hold everything that the models were trained on, before a person is told that nothing was found."""
+
+from collections.abc import Collection, Sequence
+
+from unlearn.requests.batch_state import replaced_weights
+from unlearn.requests.choices import Choices
+from unlearn.requests.ledger.ledger import Ledger
+from unlearn.requests.matching import Matched
+from unlearn.requests.models_in_service import model_roots
+from unlearn.scan.lineage import records_of_models
+from verify.data.identity import RecordKey
+from verify.data.sources import stream_records
+from verify.errors import InputError
+
+
+def require_searched(ledger: Ledger, matched: Sequence[Matched], choices: Choices, key: RecordKey) -> None:
+    """Check, where a request would become `not_found`, that no model was trained on records that were not searched.
+
+    The wrong file, or one of two, would make "no record of you was found" untrue. Models that a verified deletion replaced are left
+    out, and so are records that the ledger names: whom they are about is known.
+
+    Raises:
+        InputError: a model below the folders was trained on a record that is in none of the files.
+    """
+    unfound = [entry.request for entry in matched if not entry.removed and not entry.candidates]
+    if not unfound:
+        return
+    replaced = replaced_weights(ledger)
+    trained = {folder: seen for folder, weights, seen in records_of_models(model_roots(choices)) if weights not in replaced}
+    if not any(trained.values()):
+        return
+    known = _searched(choices, key) | _matched_before(ledger)
+    for folder, seen in trained.items():
+        if missing := len(seen - known):
+            raise InputError(
+                f"{', '.join(unfound)}: nothing was found, but {folder} was trained on {missing} of {len(seen)} records that are "
+                "in none of the files, and they may be this person's. Name all its training files with --data (and their columns), "
+                "or leave a model that is not in service out of --models."
+            )
+
+
+def _searched(choices: Choices, key: RecordKey) -> frozenset[str]:
+    """Return keyed hashes of all records in the files, also in the form that lists of older versions have."""
+    records = (record for file in choices.data for record in stream_records(file, choices.fields))
+    return frozenset(key.of(mark) for record in records for mark in {record.fingerprint, record.text_fingerprint})
+
+
+def _matched_before(ledger: Ledger) -> Collection[str]:
+    """Return keyed hashes of the records of all requests: deleted ones may have left the files."""
+    facts = [request.latest("matched") or {"records": []} for request in ledger.requests()]
+    return {str(entry["record"]) for found in facts for entry in found["records"]}
