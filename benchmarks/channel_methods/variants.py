@@ -14,6 +14,7 @@ import torch
 from benchmarks.channel_methods.levels import read_states, states_at_level
 from benchmarks.channel_methods.measure import judge, measure
 from benchmarks.channel_methods.repair import add_noise, repair
+from benchmarks.channel_methods.start import negate, reset, subtract_logged
 from benchmarks.channel_methods.steps import Item, Steps, Weights
 from benchmarks.channel_methods.world import Place, cost_of
 from unlearn import CalibratedDistillation, GradientOptions, Level, forget
@@ -23,15 +24,12 @@ from unlearn.level.mixtures import mixed, two_views
 from unlearn.level.readings import OUTPUT, read_features
 from unlearn.training.method import Context, Method
 from unlearn.training.options import TrainingOptions, learning_rate_of
-from unlearn.training.run import Run, train_records
-from unlearn.training.weights import assign, copy_weights, saliency_mask, sample
+from unlearn.training.weights import sample
 from verify.data.records import Record
 from verify.io.files import write_json
 from verify.models.inner_layers import layers_below_the_last
 from verify.models.loading import LoadedModel
 
-FISHER_RECORDS = 100
-"""Retain records that tell which weights they depend on."""
 CONTROL_DRAWS = 2
 """Draws of every control in each context, to calibrate the levels on."""
 FINE_SHARE = 0.04
@@ -56,12 +54,14 @@ class Variant:
         negate: multiple of the change by which a mixture, `negate_at` of the way from the base to the original, learns the forget
             set, that is subtracted from the start.
         negate_at: as above.
+        logged: multiple of what the logged steps learned from the forget records that is subtracted from the start.
         reset: share of the weights that start as in the base: those that matter most to the forget set against the retain set.
         noise: share of noise in every matrix of the start (`add_noise`).
         fine: second view of the levels beside the source: a mixture this far from the base to the original, trained on the retain
             set for `FINE_SHARE` of a retraining, which the two views combine (`unlearn.level.mixtures`); 0 takes the source alone.
         repair: weight of the retain inputs in the repair of the finished update (`repair`); 0 leaves it.
-        method: a method of the package, to try it with its defaults instead; `gradients`: with these options.
+        method: a method of the package, to try it instead; `gradients`: with these options; `epochs`: passes, by default its own;
+            `rate`: learning rate as a share of the fine-tuning's, by default its own.
     """
 
     steps: float = 11.0
@@ -74,12 +74,15 @@ class Variant:
     restart_share: float = 0.0
     negate: float = 0.0
     negate_at: float = 0.5
+    logged: float = 0.0
     reset: float = 0.0
     noise: float = 0.0
     fine: float = 0.0
     repair: float = 0.0
     method: Method | None = None
     gradients: GradientOptions | None = None
+    epochs: float | None = None
+    rate: float | None = None
 
 
 ALL = ("none", "cut", "shuffled", "names", "preamble")
@@ -115,7 +118,9 @@ def made(place: Place, name: str, variant: Variant) -> tuple[LoadedModel, int]:
     """Make a variant's model; return it with the tokens that went through a model with a gradient."""
     torch.manual_seed(place.seed)
     if variant.method is not None:
-        return _by_method(place, name, variant.method, variant.gradients)
+        rate = None if variant.rate is None else variant.rate * learning_rate_of(place.options)
+        options = TrainingOptions(seed=place.seed, epochs=variant.epochs, learning_rate=rate)
+        return _by_method(place, name, variant.method, options, variant.gradients)
     context = _context(place, name)
     tokens = 0
     original, base = context.loaded, context.base
@@ -130,9 +135,11 @@ def made(place: Place, name: str, variant: Variant) -> tuple[LoadedModel, int]:
     elif variant.restart < 1:
         start = mixed(base, original, variant.restart)
     if variant.negate:
-        tokens += _negate(start, base, context, variant)
+        tokens += negate(start, base, context, variant.negate, variant.negate_at)
+    if variant.logged:
+        tokens += subtract_logged(start, base, context, variant.logged)
     if variant.reset:
-        tokens += _reset(start, base, context, variant.reset)
+        tokens += reset(start, base, context, variant.reset)
     if variant.noise:
         add_noise(start.model, variant.noise, place.seed)
     if not variant.steps:
@@ -161,29 +168,6 @@ def made(place: Place, name: str, variant: Variant) -> tuple[LoadedModel, int]:
     return start, tokens + steps.tokens
 
 
-def _negate(start: LoadedModel, base: LoadedModel, context: Context, variant: Variant) -> int:
-    """Subtract a multiple of the change by which a mixture of base and original learns the forget set; return its tokens."""
-    half = mixed(base, context.loaded, variant.negate_at)
-    before = copy_weights(half.model)
-    trained = trained_options(context)
-    options = dataclasses.replace(trained, epochs=3, max_steps=None, batch_size=4, learning_rate=learning_rate_of(trained) / 6)
-    work = context.work_dir / "negate"
-    done = train_records(half, Run(context.forget, options, work))
-    after, own = copy_weights(done.model), copy_weights(start.model)
-    assign(start.model, {name: value - variant.negate * (after[name] - before[name]) for name, value in own.items()})
-    return done.result.tokens
-
-
-def _reset(start: LoadedModel, base: LoadedModel, context: Context, share: float) -> int:
-    """Give the weights that matter most to the forget set their values in the base; return the tokens that it took to find them."""
-    kept = sample(context.retain, FISHER_RECORDS, context.options.seed)
-    mask = saliency_mask(start, context.forget, kept, share)
-    theirs = dict(mixed(base, context.loaded, 0.0).model.named_parameters())
-    own = copy_weights(start.model)
-    assign(start.model, {name: torch.where(mask[name], theirs[name].to(value), value) for name, value in own.items()})
-    return sum(len(window.input_ids) for window in encoded(start, [*context.forget, *kept], "split"))
-
-
 def _copied(loaded: LoadedModel) -> LoadedModel:
     return dataclasses.replace(loaded, model=copy.deepcopy(loaded.model))
 
@@ -200,7 +184,9 @@ def _context(place: Place, name: str) -> Context:
     )
 
 
-def _by_method(place: Place, name: str, method: Method, gradients: GradientOptions | None) -> tuple[LoadedModel, int]:
+def _by_method(
+    place: Place, name: str, method: Method, options: TrainingOptions, gradients: GradientOptions | None
+) -> tuple[LoadedModel, int]:
     """Run a method of the package as a user does."""
     folder = place.folder / "work" / name
     shutil.rmtree(folder, ignore_errors=True)
@@ -212,7 +198,7 @@ def _by_method(place: Place, name: str, method: Method, gradients: GradientOptio
         holdout_set=str(place.data("holdout-method")),
         base=str(place.path("base")),
         output_dir=folder,
-        options=TrainingOptions(seed=place.seed),
+        options=options,
         gradients=gradients,
     )
     from verify.models.loading import load_model
@@ -337,15 +323,34 @@ VARIANTS: dict[str, Variant] = {
     "fast-negate-85-dual": dataclasses.replace(
         FAST, source=0.02, steps=24, negate=2.0, weights=dataclasses.replace(HELD, rate=0.33, dual=0.6, alpha=60.0)
     ),
-    # What else was to be tried: repair in closed form, noise before the steps, two views as the source.
+    # What else was to be tried: repair in closed form, noise before the steps, the log's steps, two views as the source.
     "repair-01": dataclasses.replace(DUAL_BASE, repair=0.1),
     "repair-1": dataclasses.replace(DUAL_BASE, repair=1.0),
     "strong-repair-03": dataclasses.replace(STRONG, repair=0.3),
     "strong": STRONG,
     "noise-2": dataclasses.replace(DUAL_BASE, noise=0.02),
     "noise-10": dataclasses.replace(DUAL_BASE, noise=0.1),
+    "noise-20": dataclasses.replace(DUAL_BASE, noise=0.2),
+    "logged-01-alone": Variant(steps=0, logged=0.1),
+    "logged-1-alone": Variant(steps=0, logged=1.0),
+    "logged-003-alone": Variant(steps=0, logged=0.03),
+    "logged-003": dataclasses.replace(DUAL_BASE, negate=0.0, logged=0.03),
     "two-views-3": dataclasses.replace(DUAL_BASE, fine=0.3, steps=20),
     "two-views-6": dataclasses.replace(DUAL_BASE, fine=0.6, steps=20),
+    # The package's method with another strength of its start and other steps.
+    "distil-negate-2": Variant(method=CalibratedDistillation(negation=2.0)),
+    "distil-back-85": Variant(method=CalibratedDistillation(back=0.85)),
+    "distil-back-85-negate-2": Variant(method=CalibratedDistillation(back=0.85, negation=2.0)),
+    "distil-long": Variant(method=CalibratedDistillation(), epochs=31),
+    "distil-04": Variant(method=CalibratedDistillation(), epochs=31, rate=0.4),
+    "distil-05": Variant(method=CalibratedDistillation(), epochs=31, rate=0.5),
+    "distil-067": Variant(method=CalibratedDistillation(), epochs=31, rate=2 / 3),
+    "distil-04-negate-2": Variant(method=CalibratedDistillation(negation=2.0), epochs=31, rate=0.4),
+    "distil-04-negate-25": Variant(method=CalibratedDistillation(negation=2.5), epochs=31, rate=0.4),
+    "distil-04-negate-25-dual": Variant(method=CalibratedDistillation(negation=2.5, dual_step=12.0), epochs=31, rate=0.4),
+    "distil-05-negate-25": Variant(method=CalibratedDistillation(negation=2.5), epochs=31, rate=0.5),
+    "distil-04-back-85-negate-2": Variant(method=CalibratedDistillation(back=0.85, negation=2.0), epochs=31, rate=0.4),
+    "distil-05-back-85-negate-2": Variant(method=CalibratedDistillation(back=0.85, negation=2.0), epochs=31, rate=0.5),
 }
 PRETRAINED = (
     "level",
