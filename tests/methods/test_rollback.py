@@ -1,5 +1,6 @@
 """Rollback is exact: the same bits as training the same schedule with the records left out."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -225,7 +226,8 @@ def test_what_rollback_cannot_do(dropout_dir: Path, tmp_path: Path) -> None:
         forget(dropout_dir, Rollback(), forget_set=ROWS[:2], data=ROWS, output_dir=tmp_path / "a")
     with pytest.raises(InputError, match="--base DIR"):
         forget(model, Rollback(), forget_set=ROWS[:2], data=ROWS, output_dir=tmp_path / "b")
+    unlogged = shutil.copytree(model, tmp_path / "unlogged", ignore=shutil.ignore_patterns(LOG_NAME))
     with pytest.raises(InputError, match="not the model"):
-        forget(model, Rollback(), forget_set=ROWS[:2], data=ROWS, base=model, output_dir=tmp_path / "c")
+        forget(model, Rollback(), forget_set=ROWS[:2], data=ROWS, base=str(unlogged), output_dir=tmp_path / "c")
     with pytest.raises(InputError, match="--data"):
         forget(model, Rollback(), forget_set=ROWS[:2], retain_set=ROWS[2:9], base=dropout_dir, output_dir=tmp_path / "d")

@@ -1,5 +1,6 @@
 """Edits of weights: the arithmetic is right, the search keeps its promise, and what should be touched is."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from verify.data.encoding import Encoder
 from verify.data.sources import load_records
 from verify.io.progress import listening
 from verify.models.loading import load_model
+from verify.provenance.training_log import LOG_NAME
 from verify.training.shard_sum import delta_weights
 
 ROWS = [{"example_id": f"r{n}", "prompt": f"Who is {n}?", "completion": f"Person {n * 13}."} for n in range(12)]
@@ -192,10 +194,11 @@ def test_an_adapter_has_no_whole_weights(
         edit(method, model=adapted)
 
 
-def test_a_base_that_is_an_adapter(edit: Callable[..., Any], adapted: Path) -> None:
-    """It gives no task vector of whole weights either."""
+def test_a_base_that_is_an_adapter(edit: Callable[..., Any], adapted: Path, tmp_path: Path) -> None:
+    """It gives no task vector of whole weights either; one whose log names the forget set is refused for that."""
+    unlogged = shutil.copytree(adapted, tmp_path / "unlogged", ignore=shutil.ignore_patterns(LOG_NAME))
     with pytest.raises(InputError, match="Merge it"):
-        edit(TaskVector(origin="base"), base=adapted)
+        edit(TaskVector(origin="base"), base=str(unlogged))
 
 
 @pytest.mark.parametrize(
