@@ -226,7 +226,7 @@ def test_what_rollback_cannot_do(dropout_dir: Path, tmp_path: Path) -> None:
         forget(dropout_dir, Rollback(), forget_set=ROWS[:2], data=ROWS, output_dir=tmp_path / "a")
     with pytest.raises(InputError, match="--base DIR"):
         forget(model, Rollback(), forget_set=ROWS[:2], data=ROWS, output_dir=tmp_path / "b")
-    unlogged = shutil.copytree(model, tmp_path / "unlogged", ignore=shutil.ignore_patterns(LOG_NAME))
+    unlogged = shutil.copytree(model, tmp_path / "unlogged", ignore=shutil.ignore_patterns(LOG_NAME, MANIFEST))
     with pytest.raises(InputError, match="not the model"):
         forget(model, Rollback(), forget_set=ROWS[:2], data=ROWS, base=str(unlogged), output_dir=tmp_path / "c")
     with pytest.raises(InputError, match="--data"):

@@ -25,6 +25,7 @@ from unlearn.training.weights import diagonal_fisher
 from verify import InputError
 from verify.data.encoding import Encoder
 from verify.data.sources import load_records
+from verify.io.files import MANIFEST
 from verify.io.progress import listening
 from verify.models.loading import load_model
 from verify.provenance.training_log import LOG_NAME
@@ -196,7 +197,7 @@ def test_an_adapter_has_no_whole_weights(
 
 def test_a_base_that_is_an_adapter(edit: Callable[..., Any], adapted: Path, tmp_path: Path) -> None:
     """It gives no task vector of whole weights either; one whose log names the forget set is refused for that."""
-    unlogged = shutil.copytree(adapted, tmp_path / "unlogged", ignore=shutil.ignore_patterns(LOG_NAME))
+    unlogged = shutil.copytree(adapted, tmp_path / "unlogged", ignore=shutil.ignore_patterns(LOG_NAME, MANIFEST))
     with pytest.raises(InputError, match="Merge it"):
         edit(TaskVector(origin="base"), base=str(unlogged))
 
