@@ -147,3 +147,16 @@ def test_a_record_known_by_its_hash_alone_stays_out(fresh: Path, tmp_path: Path)
     assert not again.bare
     again.save(tmp_path / "bare.jsonl")
     assert [hit.row for hit in SuppressionList.load(tmp_path / "bare.jsonl").check(fresh, key)] == [1, 2]
+
+
+def test_a_suppressed_person_in_another_column_is_a_candidate(listed: Path, tmp_path: Path) -> None:
+    """Data that comes back with its identifiers in `email` instead of the subject column does not pass; an empty file neither."""
+    path = tmp_path / "back.jsonl"
+    path.write_text(
+        json.dumps({"email": "Ida", "text": "Wholly new."}) + "\n" + json.dumps({"email": "jon", "text": "Also new."}) + "\n"
+    )
+    hits = list(SuppressionList.load(listed).check(path, RecordKey.load()))
+    assert [(hit.row, hit.how, hit.reason) for hit in hits] == [(1, "similar identifier", "elsewhere")]
+    path.write_text("")
+    with pytest.raises(InputError, match="has no rows"):
+        list(SuppressionList.load(listed).check(path, RecordKey.load()))

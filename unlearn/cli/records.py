@@ -131,7 +131,8 @@ class CheckDataset:
     """Check a data set for records and people on the suppression list.
 
     Lists rows that must not be trained on (deleted records, near-duplicates, and suppressed people in any spelling that is
-    equivalent by standard) and, as candidates with the reason, rows with a similar subject identifier. Exit status 3 if there is
+    equivalent by standard) and, as candidates with the reason, rows with a similar identifier as subject or in any other column,
+    which includes those that are not read. Exit status 3 if there is
     either; 0 if there is neither, or only candidates that --allow-similar accepts.
     """
 

@@ -15,11 +15,11 @@ from typing import Literal
 
 import numpy as np
 
+from unlearn.scan.search import all_rows
 from unlearn.scan.spellings import Lookup, is_of_texts, likenesses
 from verify.data.identity import RecordKey
 from verify.data.near_duplicates import PERMUTATION_SCHEME, PERMUTATIONS, NearDuplicates, Signature, shingles, signature
 from verify.data.records import Fields, Record
-from verify.data.sources import stream_records
 from verify.errors import InputError
 from verify.io.files import alone_in, write_text
 from verify.io.strict_json import parse_json
@@ -111,7 +111,7 @@ class SuppressionList:
         self.require(key)
         index, lookup = NearDuplicates(self.records), Lookup(self.likenesses, key)
         known = self.records.keys() | self.bare
-        for row, record in enumerate(stream_records(source, fields), 1):
+        for _, row, record, values in all_rows([source], fields, "checking"):
             people = lookup.people(record)
             alike = next((person.likeness for person in people if person.likeness is not None), None)
             # Lists of older versions identify a chat with further fields by its texts alone.
@@ -121,8 +121,8 @@ class SuppressionList:
                 yield Hit(row, "subject")
             elif (likeness := index.find(shingles(record.whole_text, key.secret))) is not None:
                 yield Hit(row, "near duplicate", likeness[1])
-            elif alike is not None:
-                yield Hit(row, "similar identifier", reason=alike.reason)
+            elif (other := alike or next(filter(None, map(lookup.beside, values)), None)) is not None:
+                yield Hit(row, "similar identifier", reason=other.reason)
 
     def require(self, key: RecordKey) -> None:
         """Check that the list was made with this key.

@@ -162,7 +162,7 @@ def find_mentions(files: Sequence[str | Path], key: RecordKey, likenesses: Colle
     if not lookup.seeks:
         return []
     found = []
-    for file, row, record, values in _all_rows(files, fields, "searching the texts"):
+    for file, row, record, values in all_rows(files, fields, "searching the texts"):
         named = [likeness for likeness in (lookup.text(_searched(record)), *map(lookup.beside, values)) if likeness is not None]
         if named:
             match = Match(file, row, key.of(record.fingerprint), "named in its text", subjects=subjects_of(record, key))
@@ -173,10 +173,10 @@ def find_mentions(files: Sequence[str | Path], key: RecordKey, likenesses: Colle
 
 def _all_records(files: Sequence[str | Path], fields: Fields | None, doing: str) -> Iterable[tuple[str, int, Record]]:
     """Yield file, row and record of all files, and report the share that was read as progress of what is being done."""
-    return ((file, row, record) for file, row, record, _ in _all_rows(files, fields, doing))
+    return ((file, row, record) for file, row, record, _ in all_rows(files, fields, doing))
 
 
-def _all_rows(files: Sequence[str | Path], fields: Fields | None, doing: str) -> Iterable[tuple[str, int, Record, Iterable[str]]]:
+def all_rows(files: Sequence[str | Path], fields: Fields | None, doing: str) -> Iterable[tuple[str, int, Record, Iterable[str]]]:
     """Yield as `_all_records`, with the values of the row that are not its texts: its subjects, and columns that are not read.
 
     Raises:
