@@ -338,6 +338,76 @@ def test_what_is_stored_beside_or_inside_is_proposed(tmp_path: Path, spelled: st
 
 
 @pytest.mark.parametrize(
+    ("spelled", "text"),
+    [
+        ("Nora Velt", "What is Nora Velt's address?"),
+        ("Nora Velt", "Nora Velt\u2019s address"),
+        ("Nora Velt", "Nora Velts Adresse"),
+        ("Nora Velt", "Patient: VELT, Nora"),
+        ("Velt, Nora", "Nora Velt lives here."),
+        ("Nora Velt", "Nora M. Velt lives here."),
+        ("Nora Velt", "Nora Ve\u00adlt, No\u200bra"),
+        ("Nora Velt", "<b>Nora</b>&nbsp;Velt"),
+        ("J\u00f6rg M\u00fcller", "J&ouml;rg M&uuml;ller"),
+        ("\u738b\u5c0f\u660e", "\u738b\u5c0f\u660e\u4f4f\u5728\u5317\u4eac"),
+        ("\u5c71\u7530\u592a\u90ce", "\u5c71\u7530\u592a\u90ce\u3055\u3093\u306f\u6771\u4eac"),
+        ("\uae40\ubbfc\uc218", "\uae40\ubbfc\uc218\ub294 \uc11c\uc6b8"),
+        ("\u0e2a\u0e21\u0e0a\u0e32\u0e22", "\u0e04\u0e38\u0e13\u0e2a\u0e21\u0e0a\u0e32\u0e22\u0e2d\u0e22\u0e39\u0e48"),
+        ("+49 151 5550 0199", "Call +49 151 5550 0199 now."),
+        ("+49 151 5550 0199", "In 2024 call 0151 / 55500199."),
+        ("+1 415 555 0132", "Call (415) 555-0132."),
+        ("71234", "Customer 71234 lives here."),
+        ("C-4711882", "Customer C4711882"),
+        ("nora.velt@example.org", "nora.velt+news@example.org"),
+        ("nora.velt@example.org", "nora.velt [at] example [dot] org"),
+        ("nora.velt@example.org", "[mail](mailto:nora.velt%40example.org)"),
+    ],
+    ids=ascii,
+)
+def test_a_text_names_a_person_in_many_ways(tmp_path: Path, spelled: str, text: str) -> None:
+    """Genitive, order, initials, markup, scripts without spaces, telephone numbers and hidden addresses are proposed."""
+    path = tmp_path / "texts.jsonl"
+    path.write_text(json.dumps({"text": text}) + "\n" + json.dumps({"text": "Nobody lives at 5 Oak Road."}) + "\n")
+    assert [(match.row, match.how) for match in found(path, spelled)] == [(1, "named in its text")]
+
+
+@pytest.mark.parametrize(
+    ("spelled", "text"),
+    [
+        ("Nora Velt", "Nora was with Velt."),
+        ("+49 151 5550 0199", "Call 0151 55500198."),
+        ("71234", "Customer 712345, 7123 and 4"),
+        ("\u738b\u5c0f\u660e", "\u738b\u660e\u4f4f\u5728\u5317\u4eac"),
+        ("Anna", "Annas"),
+    ],
+    ids=ascii,
+)
+def test_other_texts_name_nobody(tmp_path: Path, spelled: str, text: str) -> None:
+    """Other numbers, parts of a name and short names in a text are no candidates."""
+    path = tmp_path / "texts.jsonl"
+    path.write_text(json.dumps({"text": text}) + "\n")
+    assert found(path, spelled) == []
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "About Nora Velt", "text": "She lives in the north."},
+        {"text": "About Nora Velt", "prompt": "Where?", "completion": "In the north."},
+        {"prompt": "About Nora Velt", "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]},
+        {"text": "In the north.", "meta": {"Nora Velt": "owner"}},
+        {"text": "In the north.", "meta": json.dumps({"owner": "Nora V\u00e9lt"})},
+    ],
+    ids=str,
+)
+def test_a_text_column_that_is_not_read_is_searched(tmp_path: Path, row: dict[str, object]) -> None:
+    """Of `messages`, `completion` and `text` one is the record; a person in one of the others, or in a name, is proposed."""
+    path = tmp_path / "people.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    assert [(match.row, match.how) for match in found(path, "Nora Velt")] == [(1, "named in its text")]
+
+
+@pytest.mark.parametrize(
     ("spelled", "stored"),
     [
         ("12", {"age": 12}),

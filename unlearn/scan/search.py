@@ -16,7 +16,7 @@ from unlearn.scan.spellings import Lookup, Person, why
 from verify.data.canonical import canonical, clean, is_mail, with_canonical_mails
 from verify.data.identity import RecordKey
 from verify.data.near_duplicates import NearDuplicates, shingles, signature
-from verify.data.records import Fields, Record, parse_row
+from verify.data.records import Fields, Record, parse_row, text_columns
 from verify.data.sources import stream_rows
 from verify.errors import InputError
 from verify.io.progress import phase
@@ -163,7 +163,9 @@ def find_mentions(files: Sequence[str | Path], key: RecordKey, likenesses: Colle
         return []
     found = []
     for file, row, record, values in all_rows(files, fields, "searching the texts"):
-        named = [likeness for likeness in (lookup.text(_searched(record)), *map(lookup.beside, values)) if likeness is not None]
+        # Each text by itself: the end of one and the beginning of the next are no name.
+        texts = dict.fromkeys((record.whole_text, *record.all_texts))
+        named = [likeness for likeness in (*map(lookup.text, texts), *map(lookup.beside, values)) if likeness is not None]
         if named:
             match = Match(file, row, key.of(record.fingerprint), "named in its text", subjects=subjects_of(record, key))
             tokens = frozenset[str]().union(*(likeness.tokens for likeness in named))
@@ -183,24 +185,23 @@ def all_rows(files: Sequence[str | Path], fields: Fields | None, doing: str) -> 
         InputError: a file cannot be read or has no rows; nobody is found in an empty file, whoever it was exported for.
     """
     named = fields or Fields()
-    read = {named.text, named.prompt, named.completion, named.messages}
     with phase(doing) as progress:
         for number, file in enumerate(files):
             row = 0
             for row, raw in enumerate(stream_rows(str(file), _share_of(progress, number, len(files))), 1):
                 record = parse_row(raw, named, f"{file}, row {row}")
-                yield str(file), row, record, _values(value for name, value in raw.items() if name not in read)
+                yield str(file), row, record, _values(value for name, value in raw.items() if name not in text_columns(raw, named))
             if not row:
                 raise InputError(f"{file} has no rows, so nobody can be found in it. Export it again, or leave it out of --data.")
 
 
 def _values(entries: Iterable[Any]) -> Iterator[str]:
-    """Yield all texts and numbers among some values of a row, at any depth."""
+    """Yield all texts and numbers among some values of a row, at any depth, and the names inside objects."""
     left = list(entries)
     while left:
         entry = left.pop()
         if isinstance(entry, Mapping):
-            left += entry.values()
+            left += [*entry.keys(), *entry.values()]
         elif isinstance(entry, list | tuple):
             left += entry
         elif isinstance(entry, str):

@@ -15,16 +15,15 @@ from verify.data.identity import RecordKey
 from verify.data.likeness import (
     REASONS,
     SHORTEST_MENTION,
-    foldings,
     levels,
     mentions,
     reason_of,
     skeletons,
     skeletons_of_form,
     without_titles,
-    words_of,
 )
 from verify.data.records import Record
+from verify.data.text_readings import identifiers_within, word_sequences
 
 SKELETON, FIRST_WORD, WORDS = "skeleton", "first word", "words"
 LONGEST_CACHE = 1 << 13
@@ -135,7 +134,7 @@ class Lookup:
 
     def text(self, text: str) -> Likeness | None:
         """Return the likeness of a text that mentions a requested person, or None."""
-        tokens = {token for form in foldings(text) for token in self._runs(words_of(form))} if self._lengths else set()
+        tokens = self._named(text)
         return Likeness("mention", frozenset(tokens)) if tokens else None
 
     def beside(self, value: str) -> Likeness | None:
@@ -148,22 +147,30 @@ class Lookup:
         whole = None if too_short or len(shown) > LONGEST_VALUE else self.person(shown).likeness
         if whole is not None:
             return Likeness("elsewhere", whole.tokens)
-        runs = {
-            run for form in foldings(shown) for words in [words_of(form)] for run in (tuple(words), without_titles(tuple(words)))
-        }
-        tokens = {token for run in runs for token in self._runs(list(run))} if self._lengths else set()
+        tokens = set() if too_short else self._named(shown)
+        if self._lengths:
+            tokens |= {token for words in word_sequences(shown) for token in self._runs(without_titles(tuple(words)))}
         return Likeness("elsewhere", frozenset(tokens)) if tokens else None
 
+    def _named(self, text: str) -> set[str]:
+        """Return the tokens of all requested runs of words, numbers and mail addresses that a text contains."""
+        tokens = {token for words in word_sequences(text) for token in self._runs(words)} if self._lengths else set()
+        if self._any:
+            found = (self.person(identifier).likeness for identifier in identifiers_within(text))
+            tokens |= {token for likeness in found if likeness is not None for token in likeness.tokens}
+        return tokens
+
     def _runs(self, words: Sequence[str]) -> Iterable[str]:
-        """Yield the tokens of all requested runs of words that a text contains."""
+        """Yield the tokens of all requested runs of words that a text contains, also in the genitive (`Nora Velt's`)."""
         for start, word in enumerate(words):
-            if not self._begins(word):
+            if not (self._begins(word) or (word.endswith("s") and self._begins(word[:-1]))):
                 continue
             for length in self._lengths:
                 if start + length <= len(words):
-                    token = _token(self._key, f"{length} {WORDS}", " ".join(words[start : start + length]))
-                    if token in self._tokens:
-                        yield token
+                    run = " ".join(words[start : start + length])
+                    for form in dict.fromkeys((run, run.removesuffix("s"))):
+                        if (token := _token(self._key, f"{length} {WORDS}", form)) in self._tokens:
+                            yield token
 
     def _begins(self, word: str) -> bool:
         """Return whether any requested run begins with this word; cached, since texts repeat their words."""

@@ -10,6 +10,7 @@ are a filter only, since anagrams share them too.
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
@@ -64,6 +65,12 @@ _SHORTEST_NATIONAL = 7
 _WITHOUT_PLUS = re.compile(r"[1-9][0-9]{9,14}")
 """A whole number that may be a telephone number with country code, stored as a number or without its plus sign."""
 _WORD = re.compile(r"[^\W_]+")
+_SCRIPTS = (
+    "\u0e00-\u0eff\u1000-\u11ff\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7ff"
+    "\uf900-\ufaff\U00020000-\U0003ffff"
+)
+"""Thai, Lao, Burmese, Khmer, kana and Han have no spaces between words; to Korean words particles are attached."""
+_UNSPACED = re.compile(f"[{_SCRIPTS}]|[^{_SCRIPTS}]+")
 _NO_LETTERS = bytes(code for code in range(128) if not chr(code).isalnum())
 _MAIL_WITHIN = re.compile(r"[\w.!#$%&*+/=?^`{|}~-]+@[\w-]+(?:\.[\w-]+)+")
 _TITLES = frozenset(
@@ -145,11 +152,26 @@ def mentions(identifier: str) -> frozenset[tuple[str, ...]]:
     """Return the word sequences by which a folded text mentions the identifier; none if they are too common to identify anybody."""
     text = canonical(identifier)
     own = {tuple(words_of(form)) for form in foldings(text)}
+    own |= {tuple(letters_apart(run)) for run in own}
     others = {tuple(words_of(form)) for piece in _pieces(text) for form in foldings(piece)} | set(map(without_titles, own))
+    if not is_mail(text):
+        others |= {other for run in own | others for other in _rearranged(run)}
     # Short parts of an identifier, "e x" for instance, occur in too many texts.
     long = {run for run in others if sum(map(len, run)) >= SHORTEST_MENTION}
     sure = (run for run in own | long if run)
     return frozenset(run for run in sure if len(run) > 1 or (len(run[0]) >= SHORTEST_MENTION and not run[0].isdigit()))
+
+
+def letters_apart(words: Sequence[str]) -> list[str]:
+    """Return folded words with every letter of a script without spaces between words as a word of its own."""
+    return [part for word in words for part in ([word] if word.isascii() else _UNSPACED.findall(word))]
+
+
+def _rearranged(run: tuple[str, ...]) -> set[tuple[str, ...]]:
+    """Return a name with its last word first or its first word last, as in `Velt, Nora`; a number with letters without spaces."""
+    if len(run) < 2:
+        return set()
+    return {run[-1:] + run[:-1], run[1:] + run[:1]} if all(map(str.isalpha, run)) else {("".join(run),)}
 
 
 def without_titles(words: tuple[str, ...]) -> tuple[str, ...]:

@@ -246,6 +246,13 @@ def parse_row(row: Mapping[str, Any], fields: Fields, where: str) -> Record:
     return record if record.named else replace(record, example_id=record.fingerprint[:32])
 
 
+def text_columns(row: Mapping[str, Any], fields: Fields) -> frozenset[str]:
+    """Return the columns that are a row's text, as `parse_row` chooses them: others of these names are not read."""
+    if row.get(fields.messages) is not None:
+        return frozenset((fields.messages,))
+    return frozenset((fields.prompt, fields.completion) if row.get(fields.completion) is not None else (fields.text,))
+
+
 @lru_cache(maxsize=64)
 def _unclear_column(columns: tuple[str, ...], fields: Fields) -> str | None:
     """Explain the problem if column names differ from the requested ones, or from each other, only by case or spaces.

@@ -1,0 +1,66 @@
+"""Readings of a text in which a person may be named: marked up, escaped, obfuscated, without spaces, with initials.
+
+A text names a person in more ways than a column does. A person to whom we say that nothing was found must not be in the data as
+`Nora M. Velt`, in a script without spaces between words, or behind `&uuml;`. The readings are compared as hashes of runs of words
+(`unlearn.scan.spellings`); numbers and mail addresses are compared as whole identifiers.
+"""
+
+import html
+import re
+from collections.abc import Iterator
+from urllib.parse import unquote
+
+from verify.data.canonical import clean
+from verify.data.likeness import SHORTEST_MENTION, foldings, letters_apart, words_of
+
+MOST_GROUPS = 6
+"""Largest number of groups of digits that are read as one number, such as +49 (0)151 5550 0199."""
+_TAG = re.compile(r"<[^<>]{1,200}>")
+_ESCAPES = re.compile(r"(?:\\u[0-9A-Fa-f]{4})+")
+_AT = re.compile(r"\s?[(\[{]\s?at\s?[)\]}]\s?", re.IGNORECASE)
+_DOT = re.compile(r"\s?[(\[{]\s?(?:dot|punkt|point|punto)\s?[)\]}]\s?", re.IGNORECASE)
+_MAIL = re.compile(r"[\w.!#$%&*+/=?^`{|}~-]+@[\w-]+(?:\.[\w-]+)+")
+_NUMBER = re.compile(r"\+?\(?[0-9]+(?:[ ().,/\u2010-\u2015-]{1,3}[0-9]+)*")
+_GROUP = re.compile(r"\+?[0-9]+")
+
+
+def readings(text: str) -> tuple[str, ...]:
+    """Return a text, and its form without markup, escapes and obfuscated signs where that differs."""
+    plain = clean(text)
+    decoded = _ESCAPES.sub(_unescaped, plain) if "\\u" in plain else plain
+    if "<" in decoded or "&" in decoded:
+        decoded = html.unescape(_TAG.sub(" ", decoded))
+    if "%" in decoded:
+        decoded = unquote(decoded)
+    decoded = _DOT.sub(".", _AT.sub("@", decoded))
+    return tuple(dict.fromkeys((plain, clean(decoded))))
+
+
+def word_sequences(text: str) -> Iterator[list[str]]:
+    """Yield the folded words of every reading; where that differs also without initials, and with unspaced letters one by one."""
+    for form in dict.fromkeys(form for reading in readings(text) for form in foldings(reading)):
+        words = words_of(form)
+        yield words
+        named = [word for word in words if not (len(word) == 1 and word.isascii() and word.isalpha())]
+        if len(named) < len(words):
+            yield named
+        if len(apart := letters_apart(words)) > len(words):
+            yield apart
+
+
+def identifiers_within(text: str) -> Iterator[str]:
+    """Yield the mail addresses in a text, and its numbers of `SHORTEST_MENTION` digits and more, in every grouping."""
+    for reading in readings(text):
+        yield from (found[0] for found in _MAIL.finditer(reading)) if "@" in reading else ()
+        for found in _NUMBER.finditer(reading):
+            groups = [(group.start(), group.end()) for group in _GROUP.finditer(found[0])]
+            for first, (start, _) in enumerate(groups):
+                for _, end in groups[first : first + MOST_GROUPS]:
+                    if sum(map(str.isdigit, found[0][start:end])) >= SHORTEST_MENTION:
+                        yield found[0][start:end]
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    """Decode JSON escapes; half of a surrogate pair becomes a replacement character."""
+    units = bytes.fromhex(found[0].replace("\\u", ""))
+    return units.decode("utf-16-be", "replace")
