@@ -1,4 +1,4 @@
-"""Whether the searched files hold everything that the models were trained on, before a person is told that nothing was found."""
+"""Whether the searched files hold everything that the models were trained on, before a letter says that nothing was found."""
 
 from collections.abc import Collection, Sequence
 

@@ -156,7 +156,7 @@ def find_mentions(files: Sequence[str | Path], key: RecordKey, likenesses: Colle
     """Return rows that mention a requested person in their text or in another column, in a pass that reads every word of the data.
 
     Columns that no flag names are searched as well: an identifier in a column `email` that is not read as the subject would
-    otherwise be found nowhere, and the person be told so.
+    otherwise be found nowhere, and the letter would say so.
     """
     lookup = Lookup(likenesses, key)
     if not lookup.seeks:

@@ -59,8 +59,9 @@ def _registered(pair: Pair) -> Registered | None:
 
 
 def _times(weights: str, registered: Registered | None, pair: Pair, record: Mapping[str, Any]) -> Iterator[Finding]:
-    """Check that an audit was registered before it was made, and before the unlearning began, allowing for the clocks of several
-    hosts.
+    """Check that an audit was registered before it was made and before the unlearning began.
+
+    A tolerance allows for the clocks of several hosts.
 
     Where the ledger is at hand, its chain and not a clock shows that the registration came before the unlearning.
     """
