@@ -83,8 +83,8 @@ def run_pretrained(place: Place, per_truth: int, workers: int, seconds: float, r
         raise InputError("the time was up before the first audit. The same command goes on; give more --seconds.")
     took = cost_of(place, "reference1")
     machine = (
-        f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}; the training of a reference took "
-        f"{took['seconds']:.0f} s, with {workers} {'process' if workers == 1 else 'processes'} at work."
+        f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}; the training of the first reference took "
+        f"{took['seconds']:.0f} s, {took['processor']:.0f} of processor time."
     )
     write_text(results / "calibration_smollm2.md", pretrained_page(place, audits, per_truth, machine))
 
