@@ -68,8 +68,8 @@ def summary(second: Sequence[SecondCell], attacked: Sequence[Attacked]) -> list[
         f"Real models (below): {'; '.join(f'{_title(one)} {one.evidence.verdict_phrase}' for one in attacked)}.",
     )
     bullets = [wrapped(f"- {sentence}") for sentence in sentences]
-    pretrained = "Audits of honest and of dishonest retrainings of a pretrained model: [calibration_smollm2](calibration_smollm2.md)."
-    return [*bullets, "", "Intervals of pooled rates hold for these conditions in these shares, not for others.", "", pretrained]
+    other = "Audits of honest and of dishonest retrainings of a pretrained model: [calibration_smollm2](calibration_smollm2.md)."
+    return [*bullets, "", "Intervals of pooled rates hold for these conditions in these shares, not for others.", "", other]
 
 
 def _simulated(second: Sequence[SecondCell]) -> list[str]:

@@ -29,7 +29,7 @@ def require_searched(ledger: Ledger, matched: Sequence[Matched], choices: Choice
     trained = {folder: seen for folder, weights, seen in records_of_models(model_roots(choices)) if weights not in replaced}
     if not any(trained.values()):
         return
-    known = _searched(choices, key) | _matched_before(ledger)
+    known = {*_searched(choices, key), *_matched_before(ledger)}
     for folder, seen in trained.items():
         if missing := len(seen - known):
             raise InputError(
