@@ -3,12 +3,15 @@
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from verify.cli.console import progress_bar
 from verify.cli.flags import FieldFlags
+
+if TYPE_CHECKING:
+    from verify.data.identity import RecordKey
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,9 +72,26 @@ class Scan:
         near = sum(match.how == "near duplicate" for match in found)
         candidates = sum(match.how in PROPOSED for match in found) - near
         print(f"{len(certain)} records; {near} near-duplicates to confirm; {candidates} candidates to decide")  # noqa: T201
-        for model in affected_models(self.models, certain) if self.models else []:
+        affected = affected_models(self.models, certain) if self.models else []
+        for model in affected:
             print(f"{model.folder}  {model.weights[:16]}  {model.how}: {model.seen}")  # noqa: T201
+        if self.models and certain and not affected:
+            self._explain_no_model(key)
         return 0 if found else 3
+
+    def _explain_no_model(self, key: "RecordKey") -> None:
+        """Say of which models it is not known whether they saw the records, where none is found to have seen them."""
+        from unlearn.scan.lineage import models_of_other_records
+        from verify.data.sources import stream_records
+
+        records = (record for file in self.data for record in stream_records(file, self.columns.fields()))
+        known = {key.of(mark) for record in records for mark in (record.fingerprint, record.text_fingerprint)}
+        print("no model in these folders was trained on these records, as far as their logs say")  # noqa: T201
+        for folder in models_of_other_records(self.models, known):
+            print(  # noqa: T201
+                f"{folder}: not known. It was trained on records, none of which is in these files by this record key. Give the key "
+                "that its log was written with (UNLEARN_VERIFY_KEY_FILE), and the file that it was trained on (--data)."
+            )
 
 
 def lines_of(source: str | None) -> list[str]:

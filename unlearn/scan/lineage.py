@@ -91,6 +91,19 @@ def records_of_models(roots: Sequence[str | Path]) -> Iterator[tuple[Path, str, 
             yield folder, str((about if isinstance(about, dict) else {}).get("weights")), trained_records(folder)
 
 
+def models_of_other_records(roots: Sequence[str | Path], records: Collection[str]) -> list[Path]:
+    """Return the models below some folders that were trained on records, and on none of these: of other files, or of another key.
+
+    Args:
+        roots: folders to search.
+        records: keyed hashes of all records of the searched files, under every name that a log may give them.
+
+    Raises:
+        InputError: a root is no folder, or a training log is damaged.
+    """
+    return [folder for folder, _, seen in records_of_models(roots) if seen and seen.isdisjoint(records)]
+
+
 def _model_folders(root: Path) -> Iterator[Path]:
     if not root.is_dir():
         raise InputError(f"{root} is not a folder. Name the folders that contain models with --models DIR ...")
