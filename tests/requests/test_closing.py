@@ -43,10 +43,10 @@ def deployed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (world / "who.txt").write_text(f"{ASKING.lower()}@example.com\n")
         assert shell("add", "--identifiers", "who.txt") == 0
         name = the_request(world)
-        # First it is looked for where it is not, and not found; then the right file is named.
+        # First it is looked for where it is not, beside models that never saw it, and not found; then the right file is named.
         (world / "others.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(PEOPLE[1:])))
         assert shell("approve", name) == 0
-        assert shell("plan", "--data", "others.jsonl", "--models", "models") == 0
+        assert shell("plan", "--data", "others.jsonl", "--models", "references") == 0
         (world / "others.jsonl").unlink()
         assert shell("approve", name) == 0
         listed = [f"references/r{number}" for number in range(1, 5)]
