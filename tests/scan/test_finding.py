@@ -158,7 +158,10 @@ def test_scan_from_the_shell(data: Path, monkeypatch: pytest.MonkeyPatch, capsys
 def test_a_scan_does_not_say_that_no_model_saw_the_records_where_it_cannot_know(
     model_dir: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By another record key, or from another file, no record of a model's log is recognized: it is named as not known."""
+    """By another record key, or from another file, no record of a model's log is recognized: it is named as not known.
+
+    So is a model beside one that did see them.
+    """
     finetune(model_dir, str(data), output_dir=tmp_path / "models" / "m", options=TrainingOptions(epochs=1, overflow="split"))
 
     def scanned(file: Path) -> str:
@@ -168,13 +171,18 @@ def test_a_scan_does_not_say_that_no_model_saw_the_records_where_it_cannot_know(
 
     assert "trained on: 2 records" in (shown := scanned(data))
     assert "not known" not in shown
+    stranger = [{"text": "somebody else entirely, in another file"}]
+    finetune(model_dir, stranger, output_dir=tmp_path / "models" / "n", options=TrainingOptions(epochs=1, overflow="split"))
+    assert "trained on: 2 records" in (shown := scanned(data))
+    assert f"{tmp_path / 'models' / 'n'}  not known" in shown
+    assert f"{tmp_path / 'models' / 'm'}  not known" not in shown
     other = tmp_path / "other.jsonl"
     other.write_text('{"text": "a seal was seen off the pier", "subject_id": "ida"}\n')
-    assert f"{tmp_path / 'models' / 'm'}: not known" in scanned(other)
+    assert f"{tmp_path / 'models' / 'm'}  not known" in scanned(other)
     monkeypatch.setenv("UNLEARN_VERIFY_KEY_FILE", str(tmp_path / "new-key"))
     shown = scanned(data)
-    assert "no model in these folders was trained on these records" in shown
-    assert f"{tmp_path / 'models' / 'm'}: not known" in shown
+    assert "trained on: " not in shown
+    assert f"{tmp_path / 'models' / 'm'}  not known" in shown
     assert "UNLEARN_VERIFY_KEY_FILE" in shown
 
 

@@ -75,22 +75,20 @@ class Scan:
         affected = affected_models(self.models, certain) if self.models else []
         for model in affected:
             print(f"{model.folder}  {model.weights[:16]}  {model.how}: {model.seen}")  # noqa: T201
-        if self.models and certain and not affected:
-            self._explain_no_model(key)
+        if certain:
+            self._name_unknown(key, {model.folder for model in affected})
         return 0 if found else 3
 
-    def _explain_no_model(self, key: "RecordKey") -> None:
-        """Say of which models it is not known whether they saw the records, where none is found to have seen them."""
-        from unlearn.scan.lineage import models_of_other_records
-        from verify.data.sources import stream_records
+    def _name_unknown(self, key: "RecordKey", affected: "set[Path]") -> None:
+        """Name the models of which it is not known whether they saw the records: they list no record of the searched files."""
+        from unlearn.scan.lineage import hashes_of_records, records_of_models
 
-        records = (record for file in self.data for record in stream_records(file, self.columns.fields()))
-        known = {key.of(mark) for record in records for mark in (record.fingerprint, record.text_fingerprint)}
-        print("no model in these folders was trained on these records, as far as their logs say")  # noqa: T201
-        for folder in models_of_other_records(self.models, known):
+        others = {folder: seen for folder, _, seen in records_of_models(self.models) if folder not in affected}
+        known = hashes_of_records(self.data, key, self.columns.fields()) if others else frozenset[str]()
+        for folder in (folder for folder, seen in others.items() if seen.isdisjoint(known)):
             print(  # noqa: T201
-                f"{folder}: not known. It was trained on records, none of which is in these files by this record key. Give the key "
-                "that its log was written with (UNLEARN_VERIFY_KEY_FILE), and the file that it was trained on (--data)."
+                f"{folder}  not known: it lists none of the records in these files under this record key. Give the key that its "
+                "log was written with (UNLEARN_VERIFY_KEY_FILE), and the file that it was trained on (--data)."
             )
 
 
@@ -109,7 +107,7 @@ def lines_of(source: str | None) -> list[str]:
         text = sys.stdin.read().removeprefix("\ufeff") if source == "-" else Path(source).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError):
         # An identifier that was typed where a file belongs must not reach a log.
-        shown = source if Path(source).exists() else "what was given, which is no file,"
+        shown = source if Path(source).exists() else "what was given, which is not a file,"
         raise InputError(f"{shown} cannot be read as a text file in UTF-8. Name a file with one entry per line.") from None
     return [line.strip() for line in text.splitlines() if line.strip()]
 
@@ -130,14 +128,14 @@ def identifiers_of(source: str | None) -> list[str]:
         return [entry.strip() for entry in whole if entry.strip()]
     shown = "standard input" if source == "-" else source
     if isinstance(whole, list | dict) or isinstance(first, list | dict) or lines[0] in ("[", "{"):
-        raise InputError(f"{shown} is JSON, but no list of strings. Give one identifier per line, or a JSON list of strings.")
+        raise InputError(f"{shown} is JSON, but not a list of strings. Give one identifier per line, or a JSON list of strings.")
     if source.lower().endswith((".csv", ".tsv")) and any(mark in lines[0] for mark in ",;\t"):
         raise InputError(f"{shown} is a table. Give one identifier per line; `unlearn request import` reads batches of requests.")
     return lines
 
 
 def _parsed(text: str) -> Any:
-    """Return text as JSON, or None where it is none."""
+    """Return text as JSON, or None where it is not JSON."""
     from verify.io.strict_json import parse_json
 
     try:

@@ -7,9 +7,8 @@ from unlearn.requests.choices import Choices
 from unlearn.requests.ledger.ledger import Ledger
 from unlearn.requests.matching import Matched
 from unlearn.requests.models_in_service import model_roots
-from unlearn.scan.lineage import records_of_models
+from unlearn.scan.lineage import hashes_of_records, records_of_models
 from verify.data.identity import RecordKey
-from verify.data.sources import stream_records
 from verify.errors import InputError
 
 
@@ -29,7 +28,7 @@ def require_searched(ledger: Ledger, matched: Sequence[Matched], choices: Choice
     trained = {folder: seen for folder, weights, seen in records_of_models(model_roots(choices)) if weights not in replaced}
     if not any(trained.values()):
         return
-    known = {*_searched(choices, key), *_matched_before(ledger)}
+    known = {*hashes_of_records(choices.data, key, choices.fields), *_matched_before(ledger)}
     for folder, seen in trained.items():
         if missing := len(seen - known):
             raise InputError(
@@ -37,12 +36,6 @@ def require_searched(ledger: Ledger, matched: Sequence[Matched], choices: Choice
                 "in none of the files, and they may be this person's. Name all its training files with --data (and their columns), "
                 "or leave a model that is not in service out of --models."
             )
-
-
-def _searched(choices: Choices, key: RecordKey) -> frozenset[str]:
-    """Return keyed hashes of all records in the files, also in the form that lists of older versions have."""
-    records = (record for file in choices.data for record in stream_records(file, choices.fields))
-    return frozenset(key.of(mark) for record in records for mark in {record.fingerprint, record.text_fingerprint})
 
 
 def _matched_before(ledger: Ledger) -> Collection[str]:

@@ -10,6 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from verify.data.identity import RecordKey
+from verify.data.records import Fields
+from verify.data.sources import stream_records
 from verify.errors import InputError, IntegrityError
 from verify.io.files import MANIFEST, read_json
 from verify.provenance.descent import trained_records
@@ -83,7 +86,7 @@ def records_of_models(roots: Sequence[str | Path]) -> Iterator[tuple[Path, str, 
     """Yield folder, digest of the weights and keyed hashes of the training records of every model below some folders.
 
     Raises:
-        InputError: a root is no folder, or a training log is damaged.
+        InputError: a root is not a folder, or a training log is damaged.
     """
     for root in roots:
         for folder in _model_folders(Path(root)):
@@ -91,17 +94,10 @@ def records_of_models(roots: Sequence[str | Path]) -> Iterator[tuple[Path, str, 
             yield folder, str((about if isinstance(about, dict) else {}).get("weights")), trained_records(folder)
 
 
-def models_of_other_records(roots: Sequence[str | Path], records: Collection[str]) -> list[Path]:
-    """Return the models below some folders that were trained on records, and on none of these: of other files, or of another key.
-
-    Args:
-        roots: folders to search.
-        records: keyed hashes of all records of the searched files, under every name that a log may give them.
-
-    Raises:
-        InputError: a root is no folder, or a training log is damaged.
-    """
-    return [folder for folder, _, seen in records_of_models(roots) if seen and seen.isdisjoint(records)]
+def hashes_of_records(files: Sequence[str], key: RecordKey, fields: Fields | None) -> frozenset[str]:
+    """Return keyed hashes of all records in some files, also in the form that the logs of older versions have."""
+    records = (record for file in files for record in stream_records(file, fields))
+    return frozenset(key.of(mark) for record in records for mark in {record.fingerprint, record.text_fingerprint})
 
 
 def _model_folders(root: Path) -> Iterator[Path]:
