@@ -9,6 +9,7 @@ from mkdocs.structure.files import File, Files
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 LINK = re.compile(r"\]\((?:\.\./)+benchmarks/results/([^)]+)\)")
+BACK = "](../../docs/"
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -19,6 +20,11 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Point links into `benchmarks/results` (right in the repository) at the copies in the site."""
+    """Point links into `benchmarks/results` at the copies in the site, and links of these pages back into `docs` likewise.
+
+    In the repository both are right as they stand.
+    """
     here = posixpath.dirname(page.file.src_uri)
+    if here == "results":
+        markdown = markdown.replace(BACK, "](../")
     return LINK.sub(lambda found: f"]({posixpath.relpath('results', here or '.')}/{found[1]})", markdown)

@@ -95,7 +95,8 @@ def test_site_builds_strictly(tmp_path: Path) -> None:
     """No broken link, missing page, unknown anchor or unresolvable name: mkdocs treats every warning as an error."""
     for module in ("mkdocs", "material", "mkdocstrings"):
         pytest.importorskip(module, reason="the site's tools are not installed (pip install 'unlearn-verify[docs]')")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    # Without --quiet: it hides warnings from the count that --strict makes.
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
