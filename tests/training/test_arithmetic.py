@@ -1,5 +1,6 @@
 """Steps on bfloat16 copies of float32 weights: what is computed, what is left behind, and that runs are reproduced bit for bit."""
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from unlearn import NPO, RMU, GradDiff, TrainingOptions, finetune, forget
 from unlearn.methods.level import Level
 from unlearn.methods.rollback import Rollback
 from unlearn.training.log import LOG_NAME, TrainingLog
-from unlearn.training.run import Run, run_objective, train_records
+from unlearn.training.run import Run, arithmetic_of, run_objective, train_records
 from verify.data.sources import load_records
 from verify.errors import InputError
 from verify.models.digests import weights_digest
@@ -24,7 +25,7 @@ from verify.models.loading import load_model
 from verify.models.log_probabilities import scored_log_probabilities
 from verify.provenance.training_log import BFLOAT16_COPIES, FLOAT32_SUMS
 from verify.training import arithmetic
-from verify.training.arithmetic import WIDE, Arithmetic, can_compute_in_copies, float32_weight
+from verify.training.arithmetic import WIDE, Arithmetic, can_compute_in_copies, float32_weight, has_bfloat16_instructions
 from verify.training.short_attention import LONGEST, short_attention
 
 FORGET, RETAIN = make_rows("gone", 6), make_rows("kept", 8)
@@ -167,6 +168,45 @@ def test_where_copies_are_not_taken(tokenizer: Any) -> None:
     assert can_compute_in_copies(make_llama(tokenizer))
     assert can_compute_in_copies(make_llama(tokenizer).bfloat16())
     assert not can_compute_in_copies(make_llama(tokenizer).half())
+
+
+@pytest.mark.parametrize(
+    ("machine", "instructions", "fast"),
+    [
+        ("x86_64", {"_is_avx512_bf16_supported": True, "_is_amx_tile_supported": False}, True),
+        ("AMD64", {"_is_avx512_bf16_supported": False, "_is_amx_tile_supported": True}, True),
+        ("x86_64", {"_is_avx512_bf16_supported": False, "_is_amx_tile_supported": False}, False),
+        ("x86_64", {"_is_avx512_bf16_supported": False}, False),
+        ("x86_64", {}, True),  # a torch that cannot be asked
+        ("aarch64", {"_is_avx512_bf16_supported": False}, True),
+    ],
+)
+def test_a_processor_that_emulates_bfloat16_is_named(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch, machine: str, instructions: dict[str, bool], fast: bool
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    for name in arithmetic.X86_BFLOAT16:
+        monkeypatch.delattr(torch.cpu, name, raising=False)
+    for name, value in instructions.items():
+        monkeypatch.setattr(torch.cpu, name, lambda value=value: value, raising=False)
+    arithmetic.warn_of_emulation.cache_clear()
+    assert has_bfloat16_instructions() == fast
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            arithmetic_of(make_llama(tokenizer), TrainingOptions(bf16=True))
+        arithmetic_of(make_llama(tokenizer), TrainingOptions())
+    said = [str(warning.message) for warning in caught if "--bf16" in str(warning.message)]
+    assert len(said) == (not fast)
+    arithmetic.warn_of_emulation.cache_clear()
+
+
+def test_float32_is_not_warned_of(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arithmetic, "has_bfloat16_instructions", lambda: False)
+    arithmetic.warn_of_emulation.cache_clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        arithmetic_of(make_llama(tokenizer), TrainingOptions())
 
 
 @pytest.mark.parametrize("form", ["bool mask", "added mask", "causal", "groups"])

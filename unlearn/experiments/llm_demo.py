@@ -30,6 +30,7 @@ from verify.reexecution.reexecute import reexecute
 from verify.schema.evidence import Entry
 from verify.schema.reexecution import Reexecution
 from verify.schema.settings import ChannelGroup, Settings
+from verify.training.arithmetic import has_bfloat16_instructions
 
 STARTED = "demo.json"
 ANSWERS = "answers.json"
@@ -58,7 +59,7 @@ ADAPTER = TrainingOptions(
     batch_size=2,
     scheduler="linear",
     warmup_ratio=0.05,
-    bf16=True,
+    bf16=has_bfloat16_instructions(),
     logging_steps=100,
 )
 METHODS: Methods = {

@@ -40,7 +40,7 @@ from verify.io.progress import phase
 from verify.models.adapter_types import is_adapter
 from verify.models.loading import LoadedModel
 from verify.training.adapters import attach_adapter, require_attachable
-from verify.training.arithmetic import Arithmetic, can_compute_in_copies
+from verify.training.arithmetic import Arithmetic, can_compute_in_copies, warn_of_emulation
 from verify.training.checkpoints import Checkpoint, last_complete_checkpoint, put_checkpoint
 from verify.training.deterministic import deterministic
 from verify.training.precision import MASTER_WEIGHTS, float32_copies, half_precision
@@ -128,6 +128,8 @@ def trained_parameters(model: Any, options: TrainingOptions, objective: Any = No
 def arithmetic_of(model: nn.Module, options: TrainingOptions) -> Arithmetic:
     """Return the arithmetic of a run: with `bf16` on copies of its weights where that can be; other runs compute under autocast."""
     copies = options.bf16 and distributed.count() == 1 and can_compute_in_copies(model)
+    if copies and distributed.is_main():
+        warn_of_emulation()
     return Arithmetic.in_copies_of(model) if copies else Arithmetic(in_copies=False)
 
 

@@ -17,6 +17,8 @@ layer that reads it, and its attention takes torch's slow half-precision gradien
 processes, `--bf16` is autocast.
 """
 
+import platform
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -37,6 +39,10 @@ WIDE = ("gemma", "gemma2", "granite", "llama", "mistral", "olmo2", "phi3", "qwen
 """Architectures whose hidden states between layers may be in float32 (each is tested): layers that begin or end with RMSNorm."""
 LISTED = ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict")
 """Attributes in which an architecture names parts that stay in float32."""
+X86 = ("x86_64", "amd64", "i686")
+"""Machine names of the processors that torch can ask."""
+X86_BFLOAT16 = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+"""What torch asks them, by the names in `torch.cpu` (private ones, so one may be missing)."""
 TO_BFLOAT16 = ("RMSNorm", "RotaryEmbedding")
 """Parts of the names of modules whose output a layer's products read."""
 
@@ -45,6 +51,25 @@ def float32_weight(weight: Tensor) -> Tensor:
     """Return the float32 weight that a copy was made from; any other weight is returned as it is."""
     found: Tensor = getattr(weight, "float32_weight", weight)
     return found
+
+
+def has_bfloat16_instructions() -> bool:
+    """Return whether this processor multiplies matrices in bfloat16 (AVX512-BF16, AMX); an x86 processor that cannot emulates it."""
+    if platform.machine().lower() not in X86:
+        return True
+    known = [supported() for name in X86_BFLOAT16 if (supported := getattr(torch.cpu, name, None)) is not None]
+    return any(known) or not known
+
+
+@cache
+def warn_of_emulation() -> None:
+    """Warn, once in a process, where steps in bfloat16 are slower than in float32."""
+    if not has_bfloat16_instructions():
+        warnings.warn(
+            "This processor has no instructions for bfloat16 (AVX512-BF16, AMX): steps with --bf16 are slower here than without, up to "
+            "three times. Leave out --bf16 (bf16=True), unless a run with it is to be resumed or repeated.",
+            stacklevel=2,
+        )
 
 
 def can_compute_in_copies(model: nn.Module) -> bool:
