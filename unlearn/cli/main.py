@@ -37,7 +37,7 @@ COMMANDS = {
         "Print the path of a multi-GPU configuration for accelerate launch --config_file.",
     ),
     "scan": Command(
-        "unlearn.cli.records:Scan",
+        "unlearn.cli.scan:Scan",
         "Find a person's training records and the models that saw them; prints rows and hashes, never texts.",
     ),
     "suppress": Command(

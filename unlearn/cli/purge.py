@@ -9,6 +9,7 @@ from verify.cli.flags import FieldFlags
 
 if TYPE_CHECKING:
     from unlearn.purge.residue import Residue
+    from verify.data.identity import RecordKey
 
 RESIDUAL = 3
 """Exit status if copies remain."""
@@ -19,8 +20,9 @@ class Purge:
     """Find copies of deleted records in files and models, remove what may be removed, and list the rest with reasons.
 
     Files are searched for the deleted texts; models and checkpoints are found by their training data. The list contains no texts,
-    but it does contain file names, even of files named after a person. Exit status 0: nothing is left; 3: copies remain. Records
-    that are too short to search for are counted, and files that cannot be read are listed.
+    but it does contain file names, even of files named after a person. Exit status 0: nothing is left; 3: copies remain, or it is
+    not known of a model whether it saw the records. Records that are too short to search for are counted, and files that cannot be
+    read are listed.
     """
 
     data: str
@@ -33,7 +35,8 @@ class Purge:
     """PostgreSQL databases whose tables with vectors (pgvector) are searched as well, where the texts stand beside the vectors:
     postgresql://user@host/database, with the password in ~/.pgpass."""
     models: tuple[Path, ...] = ()
-    """Folders to search for models that saw the records; those outside --search are only listed."""
+    """Folders to search for models that saw the records; those outside --search are only listed, and so are models of which it is
+    not known whether they saw them."""
     spare: tuple[Path, ...] = ()
     """Folders and files that must not be changed: the model in service, the ledger, the key."""
     dry_run: bool = False
@@ -47,30 +50,44 @@ class Purge:
         from unlearn.purge.content_search import ContentSearch
         from unlearn.purge.find import find_residues, remove
         from unlearn.purge.pgvector import find_rows, remove_rows
-        from unlearn.scan.lineage import affected_models
+        from unlearn.scan.lineage import affected_models, hashes_of_record
         from verify.data.identity import RecordKey
         from verify.data.sources import find_forget_set, stream_records
 
-        fields, key = self.columns.fields(), RecordKey.load()
+        fields, new_key = self.columns.fields(), not RecordKey.default_path().exists()
+        key = RecordKey.load()
         records = find_forget_set(self.forget, self.data, fields)
         deleted = {record.fingerprint for record in records}
         staying = (record for record in stream_records(self.data, fields) if record.fingerprint not in deleted)
         search = ContentSearch(records, staying)
+        names = {name for record in records for name in hashes_of_record(record, key)}
+        affected = affected_models(self.models, names) if self.models else []
+        unknown = self._unknown(key, names, {model.folder for model in affected}, new_key) if self.models else []
         found = find_residues(
             self.search,
             records=records,
             key=key,
-            affected=affected_models(self.models, {key.of(record.fingerprint) for record in records}) if self.models else [],
+            affected=affected,
             spare=[*self.spare, RecordKey.default_path()],
             rewrite_data=self.rewrite_data,
             search=search,
         )
         in_databases = find_rows(self.databases, search)
         left = [*found, *in_databases] if self.dry_run else [*remove(found), *remove_rows(in_databases)]
-        show_residues([*found, *in_databases], left, self.search)
+        show_residues([*found, *in_databases, *unknown], [*left, *unknown], self.search)
         if search.unsearched:
             print(f"{search.unsearched} records were not searched for: too short, or identical to text of records that stay")  # noqa: T201
-        return RESIDUAL if left else 0
+        return RESIDUAL if left or unknown else 0
+
+    def _unknown(self, key: "RecordKey", names: set[str], affected: set[Path], new_key: bool) -> "list[Residue]":
+        """Return the models of which it is not known whether they saw the records, as residues that stay."""
+        from unlearn.purge.residue import Residue
+        from unlearn.scan.lineage import hashes_of_records
+        from unlearn.scan.unknown import unknown_models
+
+        known = names | hashes_of_records([self.data], key, self.columns.fields())
+        models = unknown_models(self.models, known, key, affected=affected, new_key=new_key)
+        return [Residue(one.folder.resolve(), "model", "whether it saw them is not known", False, one.why) for one in models]
 
 
 def show_residues(found: "Sequence[Residue]", left: "Sequence[Residue]", folders: Sequence[Path]) -> None:

@@ -1,95 +1,13 @@
-"""Commands about records: scan for them, suppress them, check a data set for suppressed ones."""
+"""Commands about records: suppress them, check a data set for suppressed ones; and reading of files with identifiers."""
 
 import dataclasses
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import tyro
 
-from verify.cli.console import progress_bar
 from verify.cli.flags import FieldFlags
-
-if TYPE_CHECKING:
-    from verify.data.identity import RecordKey
-
-
-@dataclasses.dataclass(frozen=True)
-class Scan:
-    """Find a person's training records and the models that saw them; prints rows and hashes, never texts.
-
-    Spellings of an identifier that are equivalent by standard are matched: case of a mail address, either form of an international
-    domain, canonically equal Unicode, white space, international telephone numbers. Rows that may be about the same person
-    (accents, case of names, +tags, national telephone numbers, ...) are listed with the reason as candidates for a human to decide;
-    if nothing else is found, so are rows whose text or any other column mentions the identifier.
-
-    Identifiers and texts come from files or, with "-", from standard input: arguments would stay in the shell history.
-
-    Cost: one pass over the training files, two with near-duplicates, in about 100 MB of memory; models are not loaded.
-    """
-
-    data: tuple[str, ...]
-    """Training files to search."""
-    subjects: str | None = None
-    """File with subject identifiers, one per line."""
-    ids: str | None = None
-    """File with record identifiers, one per line."""
-    texts: str | None = None
-    """File with texts or passages, one per line."""
-    models: tuple[str, ...] = ()
-    """Folders to search for models that were trained on these records, or made from such models."""
-    near: bool = True
-    """Also list near-duplicates of these records, for a human to confirm."""
-    columns: FieldFlags = dataclasses.field(default_factory=FieldFlags)
-
-    def run(self) -> int:
-        """Print what was found; exit status 3 if nothing was, not even a candidate."""
-        from unlearn.scan.lineage import affected_models
-        from unlearn.scan.search import PROPOSED, find_records
-        from unlearn.scan.spellings import likenesses, subject_hashes
-        from verify.data.identity import RecordKey
-        from verify.errors import InputError
-
-        given = {name: identifiers_of(getattr(self, name)) for name in ("subjects", "ids")} | {"texts": lines_of(self.texts)}
-        if not any(given.values()):
-            raise InputError("nothing to search for. Name a file with --subjects, --ids or --texts; - reads standard input.")
-        key = RecordKey.load()
-        with progress_bar("searching"):
-            found = find_records(
-                self.data,
-                key,
-                subjects=subject_hashes(given["subjects"], key),
-                record_ids=given["ids"],
-                texts=given["texts"],
-                likenesses=likenesses(given["subjects"], key),
-                fields=self.columns.fields(),
-                near=self.near,
-            )
-        for match in found:
-            reason = f"  {match.why}" if match.how in PROPOSED else ""
-            print(f"{match.file}:{match.row}  {match.record[:16]}  {match.how}{reason}")  # noqa: T201
-        certain = {match.record for match in found if match.how not in PROPOSED}
-        near = sum(match.how == "near duplicate" for match in found)
-        candidates = sum(match.how in PROPOSED for match in found) - near
-        print(f"{len(certain)} records; {near} near-duplicates to confirm; {candidates} candidates to decide")  # noqa: T201
-        affected = affected_models(self.models, certain) if self.models else []
-        for model in affected:
-            print(f"{model.folder}  {model.weights[:16]}  {model.how}: {model.seen}")  # noqa: T201
-        if certain:
-            self._name_unknown(key, {model.folder for model in affected})
-        return 0 if found else 3
-
-    def _name_unknown(self, key: "RecordKey", affected: "set[Path]") -> None:
-        """Name the models of which it is not known whether they saw the records: they list no record of the searched files."""
-        from unlearn.scan.lineage import hashes_of_records, records_of_models
-
-        others = {folder: seen for folder, _, seen in records_of_models(self.models) if folder not in affected}
-        known = hashes_of_records(self.data, key, self.columns.fields()) if others else frozenset[str]()
-        for folder in (folder for folder, seen in others.items() if seen.isdisjoint(known)):
-            print(  # noqa: T201
-                f"{folder}  not known: it lists none of the records in these files under this record key. Give the key that its "
-                "log was written with (UNLEARN_VERIFY_KEY_FILE), and the file that it was trained on (--data)."
-            )
 
 
 def lines_of(source: str | None) -> list[str]:

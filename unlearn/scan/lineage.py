@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from verify.data.identity import RecordKey
-from verify.data.records import Fields
+from verify.data.records import Fields, Record
 from verify.data.sources import stream_records
 from verify.errors import InputError, IntegrityError
 from verify.io.files import MANIFEST, read_json
@@ -96,8 +96,12 @@ def records_of_models(roots: Sequence[str | Path]) -> Iterator[tuple[Path, str, 
 
 def hashes_of_records(files: Sequence[str], key: RecordKey, fields: Fields | None) -> frozenset[str]:
     """Return keyed hashes of all records in some files, also in the form that the logs of older versions have."""
-    records = (record for file in files for record in stream_records(file, fields))
-    return frozenset(key.of(mark) for record in records for mark in {record.fingerprint, record.text_fingerprint})
+    return frozenset(name for file in files for record in stream_records(file, fields) for name in hashes_of_record(record, key))
+
+
+def hashes_of_record(record: Record, key: RecordKey) -> frozenset[str]:
+    """Return the keyed hashes that a log may list a record under: its own, and that of older versions."""
+    return frozenset(key.of(mark) for mark in {record.fingerprint, record.text_fingerprint})
 
 
 def _model_folders(root: Path) -> Iterator[Path]:

@@ -96,5 +96,18 @@ def trained_records(folder: Path) -> frozenset[str]:
     return frozenset(RemainingRecords.load(folder / REMAINING).records) if (folder / REMAINING).is_file() else frozenset()
 
 
+def key_check_of(folder: Path) -> str | None:
+    """Return the check value of the record key that a model's training records are listed under; None where nothing states it.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    if (folder / LOG_NAME).is_file():
+        return TrainingLog.read(folder / LOG_NAME).key_check
+    if (folder / SHARDS).is_file() or not (folder / REMAINING).is_file():
+        return None
+    return RemainingRecords.load(folder / REMAINING).key
+
+
 def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
