@@ -102,6 +102,9 @@ def test_site_builds_strictly(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "sigmoid" in (tmp_path / "site" / "api" / "unlearn.html").read_text()
     assert not list((tmp_path / "site").rglob("*.py"))
+    # `l*_i ... l*` outside of code becomes emphasis and loses its asterisks.
+    pages = [path for path in (tmp_path / "site").rglob("*.html") if "sample" not in path.parts]
+    assert not [(page.name, found[0]) for page in pages for found in re.finditer(r"\w<em>.{0,40}|</em>\w", page.read_text())]
 
 
 def test_markdown_cells_are_escaped() -> None:

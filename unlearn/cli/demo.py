@@ -140,7 +140,10 @@ def _method_row(name: str, entry: Mapping[str, Any]) -> list[str]:
     """Return the cells of one method in the Markdown table."""
     kinds = {"loss": "objective", "edit": "weight edit", "rebuild": "rebuild"}
     kind = next(kind for method, kind in kinds.items() if method in entry["__methods__"])
-    return [f"`{name}`", entry["idea"], kind, _method_needs(entry), entry["cost"], entry["paper"]]
+    needs = _method_needs(entry)
+    for flag, words in (("--forget", "forget set"), ("--retain", "retain set"), ("--base", "base model")):
+        needs = needs.replace(flag, words)
+    return [f"`{name}`", entry["idea"], kind, needs, entry["cost"], entry["paper"]]
 
 
 def _method_needs(entry: Mapping[str, Any]) -> str:
