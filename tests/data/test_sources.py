@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from verify.data.records import Record
 from verify.data.sources import load_forget_set, load_records
+from verify.data.tabular import csv_rows
 from verify.errors import InputError
 
 ROWS: list[dict[str, Any]] = [
@@ -51,6 +52,26 @@ def write_csv(folder: Path) -> Path:
     return folder / "r.csv"
 
 
+def write_csv_semicolons(folder: Path) -> Path:
+    pd.DataFrame(ROWS).to_csv(folder / "r.csv", index=False, sep=";")
+    return folder / "r.csv"
+
+
+def write_csv_tabs(folder: Path) -> Path:
+    pd.DataFrame(ROWS).to_csv(folder / "r.csv", index=False, sep="\t", encoding="utf-8-sig", lineterminator="\r\n")
+    return folder / "r.csv"
+
+
+def write_tsv(folder: Path) -> Path:
+    pd.DataFrame(ROWS).to_csv(folder / "r.TSV", index=False, sep="\t")
+    return folder / "r.TSV"
+
+
+def write_csv_stating_its_separator(folder: Path) -> Path:
+    (folder / "r.csv").write_text("sep=;\n" + pd.DataFrame(ROWS).to_csv(index=False, sep=";"))
+    return folder / "r.csv"
+
+
 def write_csv_bom_crlf(folder: Path) -> Path:
     pd.DataFrame(ROWS).to_csv(folder / "r.csv", index=False, encoding="utf-8-sig", lineterminator="\r\n")
     return folder / "r.csv"
@@ -72,6 +93,10 @@ WRITERS = [
     write_json_list,
     write_json_lines,
     write_csv,
+    write_csv_semicolons,
+    write_csv_tabs,
+    write_tsv,
+    write_csv_stating_its_separator,
     write_csv_bom_crlf,
     write_parquet,
     write_dataset,
@@ -129,6 +154,12 @@ DAMAGED: dict[str, tuple[str, bytes, str]] = {
     "cut CSV": ("r.csv", b'prompt,completion\nWhere?,"12 Private L', "not a readable CSV"),
     "short CSV row": ("r.csv", b"prompt,completion\n12 Private Lane\n", "row 1 has another number of columns"),
     "long CSV row": ("r.csv", b"prompt,completion\na,b,12 Private Lane\n", "row 1 has another number of columns"),
+    "separated by bars": ("r.csv", b"prompt|completion\n12 Private Lane|x\n", r"header has 1 \\|, so it is not clear.*semicolons"),
+    "two separators": ("r.csv", b"prompt;completion,note\n12 Private Lane;x,y\n", "1 commas and 1 semicolons.*quotation marks"),
+    "more semicolons": ("r.csv", b"a;b;c,d\n12 Private Lane;b;c,d\n", "1 commas and 2 semicolons"),
+    "semicolons and tabs": ("r.csv", b"a;b\tc\n12 Private Lane;x\ty\n", "1 semicolons and 1 tabs"),
+    "short semicolon row": ("r.csv", b"prompt;completion\n12 Private Lane\n", "row 1 has another number .* holds a semicolon"),
+    "tabs as commas": ("r.tsv", b"prompt,completion\n12 Private Lane,x\n", "look like content"),
     "cut Parquet": ("r.parquet", b"PAR1\x00\x00", "not a whole Parquet"),
     "text as Parquet": ("r.parquet", b"12 Private Lane", "not a whole Parquet"),
     "zip as JSON": ("r.json", b"PK\x03\x04\xff\xfe", "not a whole JSON|line 1|not UTF-8"),
@@ -245,3 +276,21 @@ def test_loading_a_forget_set_leaves_no_copy_behind(tmp_path: Path) -> None:
     environment = os.environ | {"HF_HOME": str(cache), "HF_DATASETS_CACHE": str(cache), "TMPDIR": str(cache)}
     subprocess.run([sys.executable, "-c", script, *paths], check=True, env=environment, cwd=tmp_path)
     assert {path for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("header", "columns"),
+    [
+        ("text", ["text"]),
+        ('"a;b",text', ["a;b", "text"]),
+        ('"a,b";text', ["a,b", "text"]),
+        ("id,text,a;b", ["id", "text", "a;b"]),
+        ('"a\n;\nb"\ttext', ["a\n;\nb", "text"]),
+        ('\n\n"a ""quoted"" name";text', ['a "quoted" name', "text"]),
+    ],
+)
+def test_the_header_shows_what_separates_the_cells(header: str, columns: list[str]) -> None:
+    """A mark in quotation marks is part of a name, a name may span lines, and a comma that is more frequent wins."""
+    separator = next((mark for mark in ",;\t" if f"{mark}text" in header), ",")
+    lines = f"{header}\n{separator.join('x' for _ in columns)}\n".splitlines(keepends=True)
+    assert [list(row) for row in csv_rows(lines, "r.csv")] == [columns]

@@ -19,7 +19,8 @@ def load_records(source: RecordSource, fields: Fields | None = None) -> list[Rec
     """Read records from any supported source.
 
     Args:
-        source: a path to `.jsonl`, `.json` (list or lines), `.csv` or `.parquet`; a folder written by
+        source: a path to `.jsonl`, `.json` (list or lines), `.csv` (separated by commas, semicolons or tabs, as its header
+            shows), `.tsv` or `.parquet`; a folder written by
             `Dataset.save_to_disk`; a Hub name `owner/name[[:configuration]:split]`; a `datasets.Dataset`; a list of dicts
             or Records.
         fields: columns of the records' fields; the defaults are the names in `Fields`.
@@ -125,9 +126,11 @@ def stream_rows(source: str, watch: Watch = lambda _: None) -> Iterator[Mapping[
             return iter(_whole_json(path)) if _first_character(path) == "[" else _json_lines(path, watch)
         case ".csv":
             return _csv_file(path, watch)
+        case ".tsv":
+            return _csv_file(path, watch, "\t")
         case ".parquet":
             return parquet_rows(path, watch)
-    raise InputError(f"{source} is of an unknown kind. Give .jsonl, .json, .csv, .parquet or a datasets folder.")
+    raise InputError(f"{source} is of an unknown kind. Give .jsonl, .json, .csv, .tsv, .parquet or a datasets folder.")
 
 
 def _first_character(path: Path) -> str:
@@ -186,11 +189,11 @@ def _whole_json(path: Path) -> list[Any]:
     return list(content)
 
 
-def _csv_file(path: Path, watch: Watch) -> Iterator[Mapping[str, Any]]:
+def _csv_file(path: Path, watch: Watch, delimiter: str | None = None) -> Iterator[Mapping[str, Any]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             size = max(1, path.stat().st_size)
-            for row in csv_rows(stream, str(path)):
+            for row in csv_rows(stream, str(path), delimiter=delimiter):
                 watch(_position(stream) / size)
                 # An empty cell is an absent value, for which CSV has no other notation.
                 yield {name: value for name, value in row.items() if value != ""}

@@ -7,6 +7,7 @@ be neither trained on nor searched. Such files are refused here.
 import csv
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,17 @@ from verify.errors import InputError
 CSV_FIELD_LIMIT = 1 << 24
 """Largest cell in characters."""
 _CALLED = {",": "comma", ";": "semicolon", "\t": "tab"}
+_PLURAL = {",": "commas", ";": "semicolons", "\t": "tabs"}
+_LONGEST_HEADER = 1000
+"""Most lines that are read to find the end of a header: beyond, a quotation mark in it was not closed."""
+_QUOTED = re.compile(r'"[^"]*"')
+_STATED = re.compile(r"sep=([,;\t])\s*")
+"""First line by which some spreadsheets state what separates the cells."""
 _NAME = re.compile(r"[A-Za-z_][\w.-]{0,30}", re.ASCII)
 
 
 def csv_rows(
-    lines: Iterable[str], where: str, known: Collection[str] | None = None, delimiter: str = ","
+    lines: Iterable[str], where: str, known: Collection[str] | None = None, delimiter: str | None = None
 ) -> Iterator[dict[str, str]]:
     """Yield the rows of CSV text as column -> cell, without blank lines.
 
@@ -28,13 +35,18 @@ def csv_rows(
         where: the file's name in error messages.
         known: column names that error messages may repeat, for files in which the first line may be a person's identifier; None for
             all that look like a column's.
-        delimiter: what separates the cells.
+        delimiter: what separates the cells; None for the comma, semicolon or tab that the header shows.
 
     Raises:
-        InputError: the header names a column twice, or a row has another number of cells than the header.
+        InputError: it is not clear what separates the cells, the header names a column twice, or a row has another number of cells
+            than the header.
         csv.Error: it is not CSV.
     """
     csv.field_size_limit(CSV_FIELD_LIMIT)
+    lines = iter(lines)
+    if delimiter is None:
+        head, delimiter = _header_of(lines, where)
+        lines = chain(head, lines)
     rows = (row for row in csv.reader(lines, strict=True, delimiter=delimiter) if row)
     header = next(rows, [])
     require_unique(header, where, known)
@@ -45,6 +57,39 @@ def csv_rows(
                 f"Correct it: put a cell that holds a {_CALLED.get(delimiter, delimiter)} or a line break in quotation marks."
             )
         yield dict(zip(header, row, strict=True))
+
+
+def _header_of(lines: Iterator[str], where: str) -> tuple[list[str], str]:
+    """Take the header's lines; return them, without a line that states the delimiter, and what separates the cells.
+
+    Raises:
+        InputError: that is not clear; read as one column, a whole row would pass for a text or be missed.
+    """
+    first = next((line for line in lines if line.strip()), "")
+    if stated := _STATED.fullmatch(first):
+        return [], stated[1]
+    head = [first]
+    while sum(part.count('"') for part in head) % 2 and len(head) < _LONGEST_HEADER and (line := next(lines, "")):
+        head.append(line)
+    return head, _delimiter("".join(head), where)
+
+
+def _delimiter(header: str, where: str) -> str:
+    """Return what separates the cells of a header: the only mark outside quotes, or the comma where it is the most frequent."""
+    names = _QUOTED.sub("", header)
+    counts = {mark: names.count(mark) for mark in _CALLED if mark in names}
+    others = max((count for mark, count in counts.items() if mark != ","), default=0)
+    if counts.get(",", 0) > others or not counts:
+        if counts or "|" not in names:
+            return ","
+        counts = {"|": names.count("|")}
+    elif len(counts) == 1:
+        return next(iter(counts))
+    shown = " and ".join(f"{count} {_PLURAL.get(mark, mark)}" for mark, count in counts.items())
+    raise InputError(
+        f"{where}: the header has {shown}, so it is not clear what separates its cells. Separate them by commas, semicolons or "
+        "tabs, and put a name that holds one of these in quotation marks."
+    )
 
 
 def parquet_rows(path: Path, watch: Callable[[float], None] = lambda _: None) -> Iterator[Mapping[str, Any]]:
