@@ -54,7 +54,7 @@ def float32_weight(weight: Tensor) -> Tensor:
 
 
 def has_bfloat16_instructions() -> bool:
-    """Return whether this processor multiplies matrices in bfloat16 (AVX512-BF16, AMX); an x86 processor that cannot emulates it."""
+    """Return whether this processor multiplies matrices in bfloat16 (AVX512-BF16, AMX); other x86 processors emulate it."""
     if platform.machine().lower() not in X86:
         return True
     known = [supported() for name in X86_BFLOAT16 if (supported := getattr(torch.cpu, name, None)) is not None]
@@ -66,8 +66,8 @@ def warn_of_emulation() -> None:
     """Warn, once in a process, where steps in bfloat16 are slower than in float32."""
     if not has_bfloat16_instructions():
         warnings.warn(
-            "This processor has no instructions for bfloat16 (AVX512-BF16, AMX): steps with --bf16 are slower here than without, up to "
-            "three times. Leave out --bf16 (bf16=True), unless a run with it is to be resumed or repeated.",
+            "This processor has no instructions for bfloat16 (AVX512-BF16, AMX): steps with --bf16 are slower here than without, "
+            "up to three times. Leave out --bf16 (bf16=True), unless a run with it is to be resumed or repeated.",
             stacklevel=2,
         )
 
