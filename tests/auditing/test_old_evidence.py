@@ -12,7 +12,7 @@ from verify.auditing.registration import Registration
 from verify.certificate.check import check_certificate
 from verify.certificate.statements import load_public_key
 from verify.errors import InputError, RunError
-from verify.judging.table_gates import BY_LEVEL
+from verify.judging.level_table_gates import BY_LEVEL
 from verify.schema.evidence import SECOND_RULE, Evidence
 from verify.schema.settings import Settings
 

@@ -15,9 +15,9 @@ from verify import summary
 from verify.auditing.looks import found_looks
 from verify.auditing.recompute import recompute
 from verify.errors import InputError, RunError
+from verify.judging.level_table_gates import LEVELS_UNCHECKED, made_before_gate, unseen_controls_gate
 from verify.judging.protocol import Aside, judge
-from verify.judging.table_gates import LEVELS_UNCHECKED, made_before_gate, unseen_controls_gate
-from verify.judging.user_level import units, whose
+from verify.judging.user_level_claim import units, whose
 from verify.report.html import render
 from verify.schema.evidence import Evidence
 from verify.schema.judged_by import Look, looks_in_words, share_in_words, table_rule_in_words

@@ -14,9 +14,9 @@ import verify.cli.main
 from verify import Settings
 from verify.auditing.audit import write_audit
 from verify.judging import measured_power
+from verify.judging.level_table_claim import TableInput
 from verify.judging.measured_power import MeasuredPower, power_by_references, power_by_table
 from verify.judging.protocol import Aside, judge
-from verify.judging.tier_level_table import TableInput
 from verify.schema.parts import Gate
 from verify.scores.table import ScoreTable
 from verify.statistics.intervals import clopper_pearson

@@ -7,7 +7,7 @@ import pytest
 
 from verify.data.records import Record
 from verify.judging.representation_claim import judge_representation, worth_measuring
-from verify.scores.states import HiddenStates, ModelStates
+from verify.scores.hidden_states import HiddenStates, ModelStates
 
 RECORDS, WIDTH = 40, 8
 

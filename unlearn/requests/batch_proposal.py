@@ -17,7 +17,7 @@ from unlearn.requests.grouping import Known, places_of
 from unlearn.requests.level_tables import Judge, judge_of
 from unlearn.requests.models_in_service import ancestry_of, base_of, origin_of
 from unlearn.requests.plan import Plan, PlannedModel, PlannedProof
-from unlearn.requests.proofs import Commitments, obstacle, planned_proof
+from unlearn.requests.planned_proofs import Commitments, obstacle, planned_proof
 from unlearn.scan.lineage import AffectedModel
 from verify.errors import InputError
 

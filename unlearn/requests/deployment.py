@@ -8,7 +8,7 @@ from unlearn.requests.batch_folder import attempt_folder, model_folder
 from unlearn.requests.certifying import draft_provenance
 from unlearn.requests.judging import Finding
 from unlearn.requests.plan import PlannedModel
-from unlearn.requests.proofs import COMMITMENT
+from unlearn.requests.planned_proofs import COMMITMENT
 from verify.io.files import MANIFEST, file_digest, read_json
 from verify.provenance.commitment import TrainingCommitment, commitment_root
 from verify.schema.deletion_record import CERTIFYING, EXACT_REBUILD, REEXECUTED

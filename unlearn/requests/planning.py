@@ -26,8 +26,8 @@ from unlearn.requests.ledger.request import Request
 from unlearn.requests.matching import Matched, match_requests
 from unlearn.requests.models_in_service import in_service, model_roots, origin_of
 from unlearn.requests.plan import Plan
+from unlearn.requests.planned_proofs import Commitments
 from unlearn.requests.preflight import Runnable, require_runnable
-from unlearn.requests.proofs import Commitments
 from unlearn.requests.searched_files import require_searched
 from unlearn.requests.training_sets import require_clean
 from unlearn.scan.lineage import AffectedModel, affected_models

@@ -9,8 +9,8 @@ from verify.auditing.pinned_references import require_pinned_scored
 from verify.judging.representation_claim import worth_measuring
 from verify.provenance.training_history import learning_rate_of
 from verify.scores.channels import Channels
+from verify.scores.hidden_states import HiddenStates
 from verify.scores.scorer import Scorer
-from verify.scores.states import HiddenStates
 
 
 @dataclass(frozen=True, eq=False, repr=False)

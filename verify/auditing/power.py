@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 
 from verify.errors import InputError
-from verify.judging.tier_siblings import shards_needed
+from verify.judging.sibling_claim import shards_needed
 from verify.schema.alpha_spending import level_of
 from verify.schema.settings import Settings
 from verify.statistics.level_fit import MIN_CONTROL_SUBJECTS, MIN_MODELS

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from verify.errors import InputError, RunError
+from verify.judging.level_table_gates import BY_LEVEL
 from verify.judging.protocol import Aside, judge
-from verify.judging.table_gates import BY_LEVEL
 from verify.schema.evidence import Evidence
 from verify.scores.table import ScoreTable, audited_sets
 

@@ -14,10 +14,10 @@ from securesystemslib.signer import SSlibKey
 from verify.certificate.agreement import agreement, record_findings, reexecution_findings, requests_of
 from verify.certificate.attachments import Attachments, Finding, Pair, attachment_findings
 from verify.certificate.claims import adapter_finding, claim_finding, claimed_phrase, judge_findings
+from verify.certificate.internal_consistency import said_twice
 from verify.certificate.ledger_facts import ledger_findings
 from verify.certificate.reexecution import ReexecutionClaim, claim_of
 from verify.certificate.registered import registration_findings
-from verify.certificate.said_twice import said_twice
 from verify.certificate.signing import PAYLOAD_TYPE, PROVENANCE, REEXECUTION, SCHEMA, STATEMENT_TYPE, TEST_RESULT, Statement
 from verify.certificate.timestamps import check_stamp
 from verify.certificate.transparency import check_bundle

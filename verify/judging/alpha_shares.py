@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from verify.judging.tier_siblings import can_accuse
-from verify.judging.user_level import enough_people
+from verify.judging.sibling_claim import can_accuse
+from verify.judging.user_level_claim import enough_people
 from verify.schema.judged_by import TABLE_RULES, ControlsAccount
 from verify.schema.parts import Tier
 from verify.schema.settings import Settings

@@ -11,7 +11,7 @@ import numpy as np
 
 from verify.judging.conformal import Array
 from verify.judging.gates import BLIND_LIMIT
-from verify.judging.user_level import whose
+from verify.judging.user_level_claim import whose
 from verify.schema.parts import Gate, SetRole, Value
 from verify.schema.settings import Settings
 from verify.scores.table import ScoreTable

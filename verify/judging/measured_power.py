@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from verify.judging.alpha_shares import Shares
 from verify.judging.attack_results import utility_ratio
 from verify.judging.gates import MIN_REFERENCES, utility_gate
+from verify.judging.level_table_claim import TableInput, controls_gate, table_claim
 from verify.judging.protocol import Aside
 from verify.judging.record_claim import RecordClaim, ReferenceTests, record_claim
-from verify.judging.tier_level_table import TableInput, controls_gate, table_claim
-from verify.judging.user_level import whose
+from verify.judging.user_level_claim import whose
 from verify.schema.parts import Gate, SetRole
 from verify.schema.settings import Settings
 from verify.scores.table import EXACT_TEXT, ScoreBlock, ScoreTable

@@ -15,17 +15,17 @@ from verify.judging.adapter_off import judge_without_adapter
 from verify.judging.alpha_shares import Shares
 from verify.judging.attack_results import attack_results, utility_of_models
 from verify.judging.blind_baseline import NothingSharedError, blind_auc, blind_permutation_p
+from verify.judging.canary_claim import judge_process
 from verify.judging.figure_data import figures
 from verify.judging.gates import all_of_alpha_gate, blind_baseline_gate, controls_gate, unasked_gates, utility_gate
+from verify.judging.held_out_claim import judge_controls
+from verify.judging.level_table_claim import described_table_tests, table_claim
 from verify.judging.record_claim import RecordClaim, record_claim
+from verify.judging.reference_tests import accused_records, described_tests
 from verify.judging.ruling import RECORD_TIERS, OtherClaim, OtherClaims, Ruling
+from verify.judging.sibling_claim import judge_siblings
 from verify.judging.subject_findings import accused_subjects
-from verify.judging.tier_canaries import judge_process
-from verify.judging.tier_controls import judge_controls
-from verify.judging.tier_level_table import described_table_tests, table_claim
-from verify.judging.tier_references import accused_records, described_tests
-from verify.judging.tier_siblings import judge_siblings
-from verify.judging.user_level import judge_people
+from verify.judging.user_level_claim import judge_people
 from verify.judging.verdict_text import Facts, explain, next_step, not_shown, scope, seen_by_attacks
 from verify.schema.attack_results import AttackResult, ChannelNotRun
 from verify.schema.claims import CanaryBatch, WithoutAdapter

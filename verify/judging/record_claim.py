@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from verify.judging.channel_results import Channels, channels_negative_control, described_channels
 from verify.judging.gates import (
     SecondRule,
     negative_control_gate,
@@ -15,8 +16,7 @@ from verify.judging.gates import (
     trained_alike_gate,
 )
 from verify.judging.innocence import innocence_gate, memorized_gate
-from verify.judging.tier_channels import Channels, channels_negative_control, described_channels
-from verify.judging.user_level import whose
+from verify.judging.user_level_claim import whose
 from verify.schema.channels import EXACT, OTHERWISE, ChannelResult
 from verify.schema.parts import Gate, Tier, Value, VerdictWord
 from verify.schema.settings import Settings

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from verify.schema.parts import SetRole, VerdictWord
 from verify.schema.representation import LayerDistance, Representation
-from verify.scores.states import HiddenStates
+from verify.scores.hidden_states import HiddenStates
 from verify.statistics.representation import (
     FEWEST_REFERENCES,
     LayerDistances,

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from verify.judging.user_level import units
+from verify.judging.user_level_claim import units
 from verify.schema.channels import SubjectFinding
 from verify.scores.table import ScoreTable
 from verify.statistics.residual import ResidualVerdict

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from verify.judging.level_table_gates import LEVELS_UNCHECKED
 from verify.judging.record_claim import RecordClaim
-from verify.judging.table_gates import LEVELS_UNCHECKED
 from verify.schema.attack_results import AttackResult
 from verify.schema.channels import EXACT, ChannelResult, channels_asked
 from verify.schema.judged_by import ControlsAccount, LevelTableUsed

@@ -22,8 +22,8 @@ from verify.scores.adapter_off import digest_below, without_adapter
 from verify.scores.cache import ScoreCache
 from verify.scores.channels import Channels
 from verify.scores.configurations import Configurations
+from verify.scores.hidden_states import HiddenStates
 from verify.scores.observe import measure
-from verify.scores.states import HiddenStates
 from verify.scores.table import WITHOUT_ADAPTER, ScoreBlock
 
 ATTACKED: tuple[SetRole, ...] = ("forget", "holdout")

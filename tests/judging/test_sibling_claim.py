@@ -12,7 +12,7 @@ from verify import InputError, Settings, summary
 from verify.auditing.power import shard_rows
 from verify.auditing.recompute import recompute
 from verify.judging.protocol import Aside, judge
-from verify.judging.tier_siblings import shards_needed
+from verify.judging.sibling_claim import shards_needed
 from verify.report.html import render
 from verify.schema.evidence import Evidence
 from verify.schema.judged_by import ControlsAccount

@@ -1,10 +1,10 @@
-"""Tier C: forget records against twins held out at random."""
+"""Tier C: forget records against held-out controls, drawn at random."""
 
 import numpy as np
 import pytest
 from score_tables import simulated_table
 
-from verify.judging.tier_controls import judge_controls
+from verify.judging.held_out_claim import judge_controls
 from verify.schema.claims import HeldOutClaim
 from verify.schema.settings import Settings
 

@@ -1,10 +1,10 @@
-"""Tier A: what the coins say about a deletion procedure."""
+"""Tier A: what canary assignments say about a deletion procedure."""
 
 import numpy as np
 import pytest
 from score_tables import canary_table
 
-from verify.judging.tier_canaries import judge_process
+from verify.judging.canary_claim import judge_process
 from verify.schema.claims import CanaryBatch, ProcedureClaim
 from verify.schema.settings import Settings
 from verify.scores.table import ScoreTable

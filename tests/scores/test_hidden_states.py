@@ -10,8 +10,8 @@ from tiny_models import CONTEXT, make_llama, make_tokenizer
 from verify.data.encoding import Encoder
 from verify.data.records import Record
 from verify.models.loading import load_model
-from verify.scores import states as module
-from verify.scores.states import HiddenStates
+from verify.scores import hidden_states as module
+from verify.scores.hidden_states import HiddenStates
 
 TOKENIZER = make_tokenizer()
 FORGET = [

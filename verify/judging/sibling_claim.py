@@ -5,7 +5,7 @@ from math import ceil
 
 import numpy as np
 
-from verify.judging.user_level import whose
+from verify.judging.user_level_claim import whose
 from verify.schema.parts import VerdictWord
 from verify.schema.settings import Settings
 from verify.schema.siblings import RankedShard, Siblings

@@ -15,8 +15,7 @@ from scipy import stats
 
 from verify.judging.gates import Array, planted_subject_by
 from verify.judging.innocence import memorized
-from verify.judging.record_claim import RecordClaim, alike
-from verify.judging.table_gates import (
+from verify.judging.level_table_gates import (
     exchangeable_gate,
     made_before_gate,
     pool_gate,
@@ -24,8 +23,9 @@ from verify.judging.table_gates import (
     table_gate,
     unseen_controls_gate,
 )
-from verify.judging.tier_references import described_tests
-from verify.judging.user_level import named_subjects, units
+from verify.judging.record_claim import RecordClaim, alike
+from verify.judging.reference_tests import described_tests
+from verify.judging.user_level_claim import named_subjects, units
 from verify.schema.channels import EXACT
 from verify.schema.inputs import Registered
 from verify.schema.judged_by import FIRST_TABLE_RULE, LevelTableUsed

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from score_tables import simulated_table
 
-from verify.judging.user_level import judge_people
+from verify.judging.user_level_claim import judge_people
 from verify.schema.claims import UserLevelClaim
 from verify.schema.settings import Settings
 from verify.scores.table import ScoreBlock, ScoreTable

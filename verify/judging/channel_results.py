@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from verify.judging.gates import MIN_REFERENCES
-from verify.judging.user_level import whose
+from verify.judging.user_level_claim import whose
 from verify.schema.channels import EXACT, ChannelResult
 from verify.schema.parts import Gate, SetRole, Value
 from verify.schema.settings import Settings
