@@ -24,7 +24,7 @@ from unlearn.requests.copies_left import Left
 from unlearn.requests.ledger.ledger import Ledger, NewRequest
 from unlearn.requests.letters import LETTERS, REPORT
 from unlearn.requests.noting import note
-from unlearn.requests.pipeline import RUNNING, run_batch
+from unlearn.requests.pipeline import run_batch
 from unlearn.requests.planning import draft
 from unlearn.requests.purging import Cleaning, purge_batch
 from verify.certificate.check import check_certificate
@@ -64,7 +64,7 @@ def lead(world: Path) -> None:
         request = ledger.advance(request.id, "identity_verified")
     if request.state in ("identity_verified", "matched"):
         note(ledger, draft(ledger, [request], _choices(world), key), output)
-    if ledger.request(request.id).state in RUNNING:
+    if ledger.request(request.id).state in ("planned", "unlearning", "verifying", "failed"):
         run_batch(ledger, output, request.id, key)
     how, listed = Cleaning(remove=True, rewrite_data=True), world / "suppressed.jsonl"
     if ledger.request(request.id).state == "deployed":

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from verify.data.identity import RecordKey
 from verify.provenance.level_rows import LevelRows, merkle_root
-from verify.provenance.level_table import DESIGN, finish_table, write_table
+from verify.provenance.level_table import DESIGN, LevelTable, finish_table, write_table
 from verify.provenance.pool_design import Member, assignment_digest, data_digest, trained_models
 from verify.schema.level_table import LevelTableHeader, PoolDesign, PoolModel
 from verify.statistics.channels import EXACT_TEXT
@@ -26,6 +27,17 @@ def invented_members(subjects: int = 12, each: int = 2, controls: int = 8) -> li
     trained = [Member(key.of(f"{who} {row}"), key.of(f"{who}", "subject")) for who in range(subjects) for row in range(each)]
     held = [Member(key.of(f"c{who}"), key.of(f"c{who}", "subject"), ("method", "audit")[who % 2]) for who in range(controls)]
     return [*trained, *held]
+
+
+def trained_losses(table: LevelTable, keys: Sequence[str], channel: str = EXACT_TEXT) -> NDArray[np.float64]:
+    """Mean losses under the models that were trained on the records [M, K]: what `LevelTable.losses` leaves out."""
+    columns = [table.rows.records.index(name) for name in keys]
+    return np.where(table.rows.trained_on[:, columns], table.rows.losses[channel][:, columns], np.nan)
+
+
+def rows_that_left(table: LevelTable) -> tuple[int, int]:
+    """How many rows, and how many of controls, left the table since it was made."""
+    return table.header.rows - len(table.rows.records), sum(table.header.controls) - len(table.controls())
 
 
 def write_invented(

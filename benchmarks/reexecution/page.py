@@ -43,7 +43,20 @@ re-execution works, and against whom, is in [its document](../../docs/research/r
 - Honest deletions refused: {refused} of {len(honest)} {_interval(refused, len(honest))}.
 - Dishonest ones accepted, all segments executed: {accepted} of {len(dishonest)} {_interval(accepted, len(dishonest))}.
 
-## Honest deletions
+{_honest_section(honest)}
+{_dishonest_section(dishonest, *prepared)}
+{_samples_section(sampled)}
+## Tokens
+
+Deletion and full proof of one record, as shares of the tokens of a retraining on the records that stay, with a commitment.
+
+{_costs("16 shards of 4 slices, one of 192 people (sisa)", costs[0])}
+{_costs("One pass with a state after every 1/20, by the step in which the record first stood (rollback)", costs[1])}
+"""
+
+
+def _honest_section(honest: Sequence[Result]) -> str:
+    return f"""## Honest deletions
 
 Every setting is drawn at random, independently of the others; the auditor's process is set to another number of threads than the
 training's, and in a part of the runs kept states are removed before, or everything is executed from the base.
@@ -51,8 +64,11 @@ training's, and in a part of the runs kept states are removed before, or everyth
 | setting | runs | refused |
 | --- | --- | --- |
 {_honest(honest)}
+"""
 
-## Dishonest deletions
+
+def _dishonest_section(dishonest: Sequence[Result], trusted: Sequence[Result], executed: Sequence[Result]) -> str:
+    return f"""## Dishonest deletions
 
 The kind is drawn at random for every run, and so is the place: which state, bit, line, record. All are by an operator who rewrites
 manifests and logs, but did not know in training whose records would be asked for. Found by: the first finding of each run.
@@ -69,25 +85,22 @@ gives the date of a request that is younger (`--requested`); without it, or with
 
 | commitment | runs | accepted |
 | --- | --- | --- |
-{_prepared("trusted, as older than the request", prepared[0])}
-{_prepared("executed too", prepared[1])}
+{_prepared("trusted, as older than the request", trusted)}
+{_prepared("executed too", executed)}
+"""
 
-## Samples
 
-A fresh training of {sampled[0].segments} segments that hides the forget record under another's hash in each of its passes:
-{sampled[0].false} segments are false. Drawn: {sampled[0].draws:,} nonces, by hash. Executed: {sampled[0].executed} samples a row;
+def _samples_section(sampled: Sequence[Sampled]) -> str:
+    first = sampled[0]
+    return f"""## Samples
+
+A fresh training of {first.segments} segments that hides the forget record under another's hash in each of its passes:
+{first.false} segments are false. Drawn: {first.draws:,} nonces, by hash. Executed: {first.executed} samples a row;
 each was refused where, and only where, its draw held a false segment.
 
 | segments executed | found, by the formula | drawn | executed: refused / foreseen |
 | --- | --- | --- | --- |
 {chr(10).join(map(_sampled, sampled))}
-
-## Tokens
-
-Deletion and full proof of one record, as shares of the tokens of a retraining on the records that stay, with a commitment.
-
-{_costs("16 shards of 4 slices, one of 192 people (sisa)", costs[0])}
-{_costs("One pass with a state after every 1/20, by the step in which the record first stood (rollback)", costs[1])}
 """
 
 

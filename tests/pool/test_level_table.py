@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from deletion_world import rows
 from dying_pools import make_and_die
+from level_tables import trained_losses
 from new_processes import NewProcess
 
 import unlearn.cli.main
@@ -67,7 +68,7 @@ def test_a_table_holds_what_its_design_says(made: tuple[Path, Path]) -> None:
     names = sorted(trained_records(model))
     assert (table.header.rows, sum(table.header.controls)) == (8 * 16, 8 * 4)
     assert len(names) == 8 * 12
-    unseen, seen = (getattr(table, side)(names, "exact text") for side in ("losses", "trained_losses"))
+    unseen, seen = (table.losses(names, "exact text"), trained_losses(table, names))
     assert ((~np.isnan(unseen)).sum(axis=0) == 2).all()
     assert np.nanmean(unseen) > np.nanmean(seen) + 0.15
     for half in ("method", "audit"):
@@ -158,7 +159,7 @@ def test_a_model_of_the_pool_can_be_trained_again_and_has_the_tables_losses(
     chosen = [
         record
         for record, name in zip(records, names, strict=True)
-        if name not in table.controls() and not np.isnan(table.trained_losses([name], "exact text")[2, 0])
+        if name not in table.controls() and not np.isnan(trained_losses(table, [name])[2, 0])
     ]
     entry = table.header.pool[2]
     assert len(chosen) == entry.records
@@ -166,7 +167,7 @@ def test_a_model_of_the_pool_can_be_trained_again_and_has_the_tables_losses(
     again = finetune(str(model_dir), chosen, output_dir=tmp_path / "again", options=options)
     assert again.digest == entry.weights
     observed = -measure(load_model(tmp_path / "again"), records, cache_dir=None, key=key, overflow="refuse").table.means
-    both = np.fmax(table.losses(names, "exact text")[2], np.nan_to_num(table.trained_losses(names, "exact text")[2], nan=-1))
+    both = np.fmax(table.losses(names, "exact text")[2], np.nan_to_num(trained_losses(table, names)[2], nan=-1))
     assert np.allclose(
         np.where(np.isnan(table.losses(names, "exact text")[2]), both, table.losses(names, "exact text")[2]), observed
     )

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from unlearn.cli import ledger
-from unlearn.requests.ledger.deadlines import business_days_after, deadlines, next_drop_fetch
+from unlearn.requests.ledger.deadlines import business_days_after, deadlines
 from verify import InputError
 
 
@@ -61,9 +61,7 @@ def test_the_day_is_that_of_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_drop_cycles() -> None:
-    """Every 45 days from 1 August 2026, and 45 days to delete."""
-    assert next_drop_fetch(None) == date(2026, 8, 1)
-    assert next_drop_fetch(date(2026, 8, 1)) == date(2026, 9, 15)
+    """45 days to delete, from the day of fetching; the platform opened on 1 August 2026."""
     assert deadlines("drop", date(2026, 9, 15)).answer == date(2026, 10, 30)
     with pytest.raises(InputError, match="before that"):
         deadlines("drop", date(2026, 7, 31))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.util
-import ipaddress
 import logging
 import re
 from pathlib import Path
@@ -68,13 +67,14 @@ class Serve:
 
     def run(self) -> int:
         """Serve until interrupted."""
+        from unlearn.requests.ledger.callback_addresses import is_this_machine
         from verify.errors import InputError
 
         if any(importlib.util.find_spec(name) is None for name in ("fastapi", "uvicorn")):
             raise InputError("the HTTP service is an extra. Install it with: pip install 'unlearn-verify[serve]'")
         if (self.certificate is None) != (self.private_key is None):
             raise InputError("TLS needs both --certificate and --private-key.")
-        if self.certificate is None and not _is_loopback(self.host):
+        if self.certificate is None and not is_this_machine(self.host):
             raise InputError(
                 f"--host {self.host} can be reached from other machines, and identifiers must not be sent in the clear. "
                 "Give --certificate and --private-key, or listen on 127.0.0.1 behind a proxy that terminates TLS."
@@ -126,10 +126,3 @@ class Serve:
             finally:
                 stop.set()
                 sender.join(timeout=30)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

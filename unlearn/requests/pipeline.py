@@ -23,7 +23,6 @@ from unlearn.requests.batch_state import batch_of, require_not_replaced
 from unlearn.requests.deployment import deployed, tried
 from unlearn.requests.judging import Finding, judge, testable_now
 from unlearn.requests.ledger.ledger import Ledger
-from unlearn.requests.ledger.states import State
 from unlearn.requests.plan import Plan, PlannedModel
 from unlearn.requests.registering import controls_to_use, register_audit, require_fitting_references
 from unlearn.requests.training_sets import require_clean
@@ -32,9 +31,6 @@ from verify.data.identity import RecordKey
 from verify.errors import InputError, RunError
 from verify.io.files import alone_in
 from verify.schema.deletion_record import EXACT_REBUILD
-
-RUNNING: tuple[State, ...] = ("planned", "unlearning", "verifying", "failed")
-"""States from which `run` can continue."""
 
 
 def run_batch(

@@ -94,16 +94,6 @@ class LevelTable:
         """Seed of the design, which was committed to before the pool was trained."""
         return self.design.seed
 
-    @property
-    def removed(self) -> int:
-        """Number of rows that left since the table was made."""
-        return self.header.rows - len(self.rows.records)
-
-    @property
-    def removed_controls(self) -> int:
-        """Number of controls that left since the table was made."""
-        return sum(self.header.controls) - len(self.controls())
-
     def models_of(self, half: Half) -> tuple[int, ...]:
         """Return the numbers of the models that one half may read where the method reads the table too.
 
@@ -150,11 +140,10 @@ class LevelTable:
         Raises:
             InputError: there is no such channel, or no row of some of the records.
         """
-        return self._losses(keys, channel, models, trained=False)
-
-    def trained_losses(self, keys: Sequence[str], channel: str, models: Sequence[int] | None = None) -> NDArray[np.float64]:
-        """Return the complement of `losses`: mean losses under the models that were trained on the records [M, K]."""
-        return self._losses(keys, channel, models, trained=True)
+        if channel not in self.rows.losses:
+            raise InputError(f"the level table {self.folder} has no channel {channel!r}. It has: {', '.join(self.channels)}.")
+        chosen = np.ix_(range(self.models) if models is None else models, self._of(keys))
+        return np.where(self.rows.trained_on[chosen], np.nan, self.rows.losses[channel][chosen])
 
     def require_fits(self, original_digest: str | Collection[str], tokenizer_digest: str, recipe: str | None = None) -> None:
         """Refuse the table of another model.
@@ -196,12 +185,6 @@ class LevelTable:
                 "deletion. Give records that the model was trained on, or audit with --references."
             )
         return [columns[name] for name in keys]
-
-    def _losses(self, keys: Sequence[str], channel: str, models: Sequence[int] | None, trained: bool) -> NDArray[np.float64]:
-        if channel not in self.rows.losses:
-            raise InputError(f"the level table {self.folder} has no channel {channel!r}. It has: {', '.join(self.channels)}.")
-        chosen = np.ix_(range(self.models) if models is None else models, self._of(keys))
-        return np.where(self.rows.trained_on[chosen] == trained, self.rows.losses[channel][chosen], np.nan)
 
 
 def ancestors_by_deletion(source: Any) -> tuple[str, ...]:

@@ -233,11 +233,6 @@ class Reexecution(Document):
     trained_with: dict[str, str] = Field(default_factory=dict)
 
     @property
-    def bit_equal(self) -> bool:
-        """Whether every executed segment was equal bit for bit; no other outcome may be certified as REBUILT_WITHOUT."""
-        return self.word == "REBUILT_WITHOUT"
-
-    @property
     def tolerated(self) -> float:
         """How much can hide within the tolerance of all segments, in units of one microbatch with one forget record.
 

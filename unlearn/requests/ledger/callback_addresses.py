@@ -102,7 +102,7 @@ class AllowedCallbacks:
             or not _HOST.fullmatch(shown)
             or "@" in parts.netloc
             or "#" in url
-            or (parts.scheme != "https" and not (parts.scheme == "http" and _is_this_machine(host)))
+            or (parts.scheme != "https" and not (parts.scheme == "http" and is_this_machine(host)))
             or not names & self.hosts
         ):
             raise refused
@@ -138,7 +138,8 @@ def _embedded(address: Address) -> Address | None:
     return address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
 
 
-def _is_this_machine(host: str) -> bool:
+def is_this_machine(host: str) -> bool:
+    """Return whether a host name or address is this machine's own (loopback)."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

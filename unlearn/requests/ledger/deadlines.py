@@ -89,11 +89,6 @@ def deadlines(regime: Regime, received: date, country: str | None = None) -> Dea
     raise InputError(f"unknown regime {regime!r}. Use one of: {', '.join(REGIMES)}.")
 
 
-def next_drop_fetch(last: date | None) -> date:
-    """Return the last permitted day of the next DROP fetch; `last` is the day of the latest one, None before the first."""
-    return DROP_START if last is None else last + DROP_CYCLE
-
-
 def business_days_after(day: date, count: int, country: str | None) -> date:
     """Return the `count`-th business day after `day`."""
     while count:

@@ -44,11 +44,11 @@ class DcPdd:
         controls = require_controls(target, "dc_pdd")
         if not target.windows or not controls.windows:
             raise InputError("dc_pdd needs the model itself, not only its statistics.")
-        seen = np.concatenate([window.input_ids[window.scored] for window in controls.windows])
+        seen = np.concatenate([window.scored_ids for window in controls.windows])
         counts = np.bincount(seen, minlength=int(max(window.input_ids.max() for window in target.windows)) + 1)
         texts: list[list[NDArray[Any]]] = [[] for _ in range(len(target))]
         for window in target.windows:
-            texts[window.record].append(window.input_ids[window.scored])
+            texts[window.record].append(window.scored_ids)
         scores = np.zeros(len(target))
         for record, entry in enumerate(target.statistics):
             # Add-one smoothing; a control is subtracted from its own counts. The vocabulary of the denominator is cut at the

@@ -47,7 +47,7 @@ class Neighbourhood:
             InputError: the observation has no model or no controls.
         """
         loaded, controls = require_model(target, "neighbourhood"), require_controls(target, "neighbourhood")
-        tokens = np.concatenate([window.input_ids[window.scored] for window in controls.windows])
+        tokens = np.concatenate([window.scored_ids for window in controls.windows])
         made: list[Encoded] = []
         owner: list[int] = []  # the record of each neighbour; as records of their own, neighbours get statistics of their own
         for window in target.windows:
