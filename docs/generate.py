@@ -1,4 +1,4 @@
-"""Rewrite the generated tables of the documentation: `python docs/generate.py`. `tests/test_docs.py` holds them true.
+"""Rewrite the generated tables and figures of the documentation: `python docs/generate.py`. `tests/test_docs.py` holds them true.
 
 A block begins with `<!-- generated: NAME -->` and ends with `<!-- end -->`; NAME is a key of `BLOCKS`. What is in between comes
 from the classes themselves (their `idea`, `paper`, `needs` and `cost`) or from `benchmarks/results`.
@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
+
+from rooms import rooms  # noqa: E402
 
 import unlearn  # noqa: E402
 import verify  # noqa: E402
@@ -138,6 +140,11 @@ BLOCKS: dict[str, Callable[[], str]] = {
 }
 
 
+def figures() -> dict[Path, str]:
+    """Every figure that is drawn from the code, by its file."""
+    return {ROOT / "docs" / "images" / "rooms.svg": rooms(ROOT / "setup.cfg")}
+
+
 def pages() -> list[Path]:
     """Every Markdown file that may hold generated blocks."""
     return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -154,3 +161,7 @@ if __name__ == "__main__":
         if (after := regenerated(before)) != before:
             page.write_text(after)
             print(f"rewritten: {page.relative_to(ROOT)}")
+    for path, drawn in figures().items():
+        if path.read_text() != drawn:
+            path.write_text(drawn)
+            print(f"rewritten: {path.relative_to(ROOT)}")

@@ -38,6 +38,13 @@ def test_generated_tables_are_true(generate: ModuleType) -> None:
     assert not stale, "run `python docs/generate.py`"
 
 
+def test_generated_figures_are_true(generate: ModuleType) -> None:
+    """The figure of the rooms shows every room of the import contracts, and nothing else."""
+    figures = generate.figures()
+    assert figures
+    assert not [path.name for path, drawn in figures.items() if path.read_text() != drawn], "run `python docs/generate.py`"
+
+
 @pytest.mark.slow
 def test_every_generated_block_is_used(generate: ModuleType) -> None:
     """Every generator but the README's has its block on a page, so that none is made for nobody."""
