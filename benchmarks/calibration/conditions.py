@@ -1,4 +1,4 @@
-"""Conditions under which the level could break for honest targets, and what remembered parts have to be found as."""
+"""Conditions of the calibration: how honest targets may deviate from the assumptions, and kept records that have to be found."""
 
 from benchmarks.calibration.worlds import Truth, World
 

@@ -1,4 +1,4 @@
-"""Whose data the copies hold that a cleanup finds, so that each letter speaks of its own person's copies alone.
+"""Owners of the data in copies that a cleanup finds, so that each letter speaks of its own person's copies alone.
 
 A batch of several requests is cleaned as one. Which of its records a copy holds is read again from the copy, or from the log of the
 model that it is or was made from. For other copies it is not known: what was not searched, and caches made from others.

@@ -1,4 +1,4 @@
-"""What the options of a run come to: records of a step, passes over the records, and the arguments of the trainer."""
+"""Options of a run as the trainer takes them: records of a step, passes over the records, and its arguments."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Earlier audits of the same weights: auditing until the verdict is the wanted one has to be visible."""
+"""Earlier audits of the same weights, counted so that auditing until the verdict is the wanted one shows."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Time limit for code of others that runs in this process, such as a chat template of a model's folder.
+"""Time limit for other people's code that runs in this process, such as a chat template of a model's folder.
 
 One watching thread raises an exception in every thread whose block has run too long. It is raised between two steps of the
 interpreter: a single call into C code cannot be interrupted.
