@@ -13,6 +13,7 @@ import torch
 
 from benchmarks.channel_methods.levels import read_states, states_at_level
 from benchmarks.channel_methods.measure import judge, measure
+from benchmarks.channel_methods.relearning import Relearning, WithRelearning
 from benchmarks.channel_methods.repair import add_noise, repair
 from benchmarks.channel_methods.start import negate, reset, subtract_logged
 from benchmarks.channel_methods.steps import Item, Steps, Weights
@@ -120,6 +121,10 @@ def made(place: Place, name: str, variant: Variant) -> tuple[LoadedModel, int]:
     if variant.method is not None:
         rate = None if variant.rate is None else variant.rate * learning_rate_of(place.options)
         options = TrainingOptions(seed=place.seed, epochs=variant.epochs, learning_rate=rate)
+        if isinstance(variant.method, WithRelearning):  # of this benchmark alone, so `forget` does not know it
+            context = dataclasses.replace(_context(place, name), options=options)
+            done = variant.method.edit(context)
+            return context.loaded, 0 if done.training is None else done.training.tokens
         return _by_method(place, name, variant.method, options, variant.gradients)
     context = _context(place, name)
     tokens = 0
@@ -276,6 +281,8 @@ FAST = dataclasses.replace(BACK, steps=22, negate=1.0, weights=dataclasses.repla
 DUAL = dataclasses.replace(FAST, restart=0.9, weights=dataclasses.replace(HELD, rate=0.25, dual=1.0))
 DUAL_BASE = dataclasses.replace(DUAL, source=0.0, steps=28, negate=1.5)
 STRONG = dataclasses.replace(DUAL_BASE, restart=0.8, negate=2.5)
+SPARSE = Relearning(begin=0.0, rows=2, every=12)
+HARDER = {"alpha": 80.0, "anchor_weight": 5000.0}
 
 VARIANTS: dict[str, Variant] = {
     "level": Variant(method=Level()),
@@ -351,6 +358,30 @@ VARIANTS: dict[str, Variant] = {
     "distil-05-negate-25": Variant(method=CalibratedDistillation(negation=2.5), epochs=31, rate=0.5),
     "distil-04-back-85-negate-2": Variant(method=CalibratedDistillation(back=0.85, negation=2.0), epochs=31, rate=0.4),
     "distil-05-back-85-negate-2": Variant(method=CalibratedDistillation(back=0.85, negation=2.0), epochs=31, rate=0.5),
+    # The same with a level for relearning, and passes that leave room for it.
+    "relearning-none": Variant(method=WithRelearning(relearning=None), epochs=31, rate=0.4),
+    "relearning-moved": Variant(method=WithRelearning(relearning=Relearning(source="moved", draws=1)), epochs=24, rate=0.4),
+    "relearning": Variant(method=WithRelearning(), epochs=24, rate=0.4),
+    "relearning-3": Variant(method=WithRelearning(relearning=Relearning(weight=3.0, dual=8.0)), epochs=24, rate=0.4),
+    "relearning-whole": Variant(method=WithRelearning(relearning=Relearning(begin=0.0)), epochs=20, rate=0.4),
+    "relearning-whole-negate-1": Variant(
+        method=WithRelearning(relearning=Relearning(begin=0.0), negation=1.0), epochs=20, rate=0.4
+    ),
+    "relearning-sparse": Variant(method=WithRelearning(relearning=SPARSE), epochs=25, rate=0.4),
+    "relearning-sparse-negate-1": Variant(method=WithRelearning(relearning=SPARSE, negation=1.0), epochs=25, rate=0.4),
+    "relearning-sparse-alpha": Variant(method=WithRelearning(relearning=SPARSE, negation=1.0, alpha=80.0), epochs=24, rate=0.4),
+    "relearning-sparse-third": Variant(
+        method=WithRelearning(relearning=dataclasses.replace(SPARSE, weight=0.3, dual=12.0), negation=1.0), epochs=24, rate=0.4
+    ),
+    "relearning-sparse-anchor": Variant(
+        method=WithRelearning(relearning=SPARSE, negation=1.0, anchor_weight=5000.0), epochs=24, rate=0.4
+    ),
+    "relearning-held": Variant(method=WithRelearning(relearning=SPARSE, negation=1.0, **HARDER), epochs=24, rate=0.4),
+    "relearning-held-more": Variant(
+        method=WithRelearning(relearning=SPARSE, negation=1.0, alpha=120.0, anchor_weight=8000.0), epochs=24, rate=0.4
+    ),
+    "relearning-held-none": Variant(method=WithRelearning(relearning=None, negation=1.0, **HARDER), epochs=31, rate=0.4),
+    "relearning-held-15": Variant(method=WithRelearning(relearning=SPARSE, **HARDER), epochs=24, rate=0.4),
 }
 PRETRAINED = (
     "level",

@@ -9,6 +9,7 @@ import torch
 
 from benchmarks.channel_methods import __main__ as command
 from benchmarks.channel_methods.levels import states_at_level
+from benchmarks.channel_methods.relearning import Relearning, WithRelearning
 from benchmarks.channel_methods.variants import Variant, Weights
 from benchmarks.channel_methods.world import Place, Sizes, prepare
 from unlearn import Level
@@ -20,6 +21,8 @@ TRIED = {
     "level": Variant(method=Level(sources=("controls",))),
     "hidden": Variant(steps=1, contexts=("none",), depths=(0.5,), weights=Weights(hidden=1.0, hold=1.0, likelihood=1.0)),
     "sharp": Variant(steps=0.5, contexts=("names",), restart=0.5, weights=Weights(sharp=0.01, partners=2)),
+    "relearning": Variant(method=WithRelearning(views=2, relearning=Relearning(every=2, begin=0.0)), epochs=4),
+    "relearning-none": Variant(method=WithRelearning(views=2, relearning=None), epochs=4),
     "restart": Variant(steps=0, restart=0.3, restart_share=0.5),
 }
 
@@ -48,6 +51,9 @@ def test_trials_run_and_resume(talker: Path, tmp_path: Path, monkeypatch: pytest
     assert results["original"]["channels"]["exact text"]["residual"][0] == pytest.approx(1.0)
     # Half a training of one epoch; eleven passes over the forget set, which is as large as the retain set, with partners.
     assert 0.4 < results["restart"]["cost"]["tokens"] < 1 < results["level"]["cost"]["tokens"]
+    # The distance after relearning is counted, and changes the result.
+    assert results["relearning"]["cost"]["tokens"] > results["relearning-none"]["cost"]["tokens"]
+    assert results["relearning"]["channels"] != results["relearning-none"]["channels"]
     assert all(results[name]["cost"]["processor"] > 0 for name in TRIED)
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "results").glob("*.json") if path.stem in TRIED}
     command.run(place, list(TRIED), workers=1, seconds=600)
