@@ -94,15 +94,22 @@ def test_others_are_not_proposed(data: Path, spelled: str) -> None:
     assert found(data, spelled) == []
 
 
-def test_a_name_in_a_text_is_proposed_where_nothing_else_is(tmp_path: Path) -> None:
-    """A mention is a candidate in any case and with any accents; a part of it is none, nor is one beside a record of the person."""
+def test_a_name_in_a_text_is_proposed(tmp_path: Path) -> None:
+    """A mention is a candidate in any case and with any accents; a part of it is none.
+
+    In a file with a record of the person, rows that are about somebody else are not read for mentions, rows about nobody are.
+    """
     path = tmp_path / "texts.jsonl"
     texts = ["Where was NORA V\u00c9LT born?", "Nora was with Velt.", "Write to Nora-Velt@Example.org!", "Noravelt"]
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    assert [(match.row, match.how) for match in found(path, "Nora Velt")] == [(1, "named in its text"), (3, "named in its text")]
+    mentions = [(1, "named in its text"), (3, "named in its text")]
+    assert [(match.row, match.how) for match in found(path, "Nora Velt")] == mentions
     assert [match.row for match in found(path, "nora-velt@example.org")] == [3]
     assert found(path, "Nora") == []
-    path.write_text(path.read_text() + json.dumps({"subject_id": "Nora Velt", "text": "Something else."}) + "\n")
+    whole = path.read_text() + json.dumps({"subject_id": "Nora Velt", "text": "Something else."}) + "\n"
+    path.write_text(whole)
+    assert [(match.row, match.how) for match in found(path, "Nora Velt")] == [(5, "subject"), *mentions]
+    path.write_text(whole.replace('{"text"', '{"subject_id": "Otto", "text"'))
     assert [(match.row, match.how) for match in found(path, "Nora Velt")] == [(5, "subject")]
 
 
@@ -361,6 +368,23 @@ def test_what_is_stored_beside_or_inside_is_proposed(tmp_path: Path, spelled: st
         ("nora.velt@example.org", "nora.velt+news@example.org"),
         ("nora.velt@example.org", "nora.velt [at] example [dot] org"),
         ("nora.velt@example.org", "[mail](mailto:nora.velt%40example.org)"),
+        ("Nora Velt", "as noraVelt wrote"),
+        ("Nora Velt", "NoraVelt92: hello"),
+        ("N\u00f3ra V\u00e9lt", "by N\u00f3raV\u00e9lt"),
+        ("Nora Velt", "cc @noravelt, please"),
+        ("Nora Velt", "#NoraVelt"),
+        ("noraVelt", "Nora Velt lives here."),
+        ("NoraVelt_92", "Nora Velt lives here."),
+        (
+            "\u0641\u0627\u0637\u0645\u0629 \u0639\u0644\u064a",
+            "\u0641\u0627\u0637\u0645\u0647 \u0639\u0644\u0649",
+        ),
+        (
+            "\u0641\u0627\u0637\u0645\u0647 \u0639\u0644\u06cc",
+            "\u0641\u064e\u0627\u0637\u0650\u0645\u064e\u0629 \u0639\u064e\u0644\u064a\u0651",
+        ),
+        ("\u0623\u062d\u0645\u062f \u0643\u0631\u064a\u0645", "\u0627\u062d\u0645\u0640\u0640\u062f \u06a9\u0631\u06cc\u0645"),
+        ("+49 151 5550 0199", "\u0660\u0661\u0665\u0661 \u0665\u0665\u0665\u0660 \u0660\u0661\u0669\u0669"),
     ],
     ids=ascii,
 )
@@ -379,6 +403,11 @@ def test_a_text_names_a_person_in_many_ways(tmp_path: Path, spelled: str, text: 
         ("71234", "Customer 712345, 7123 and 4"),
         ("\u738b\u5c0f\u660e", "\u738b\u660e\u4f4f\u5728\u5317\u4eac"),
         ("Anna", "Annas"),
+        ("Nora Velt", "noraWithVelt and nora Veltman"),
+        ("Nora Velt", "noravelt"),
+        ("Jo Anna", "hello @joanna"),
+        ("\u0641\u0627\u0637\u0645\u0629 \u0639\u0644\u064a", "\u0641\u0627\u0637\u0645\u0629 \u062d\u0633\u0646"),
+        ("\u5f20\u4f1f\u660e", "\u5f35\u5049\u660e\u4f4f\u5728\u5317\u4eac"),
     ],
     ids=ascii,
 )
@@ -397,6 +426,9 @@ def test_other_texts_name_nobody(tmp_path: Path, spelled: str, text: str) -> Non
         {"prompt": "About Nora Velt", "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]},
         {"text": "In the north.", "meta": {"Nora Velt": "owner"}},
         {"text": "In the north.", "meta": json.dumps({"owner": "Nora V\u00e9lt"})},
+        {"text": "In the north.", "nora_velt": 1},
+        {"text": "In the north.", "salaryOfNoraVelt": False},
+        {"text": "In the north.", "Nora Velt (owner)": ["x"]},
     ],
     ids=str,
 )
@@ -441,3 +473,12 @@ def test_nobody_is_missing_from_an_empty_file(tmp_path: Path) -> None:
     path.write_text("\n\n")
     with pytest.raises(InputError, match="has no rows, so nobody can be found"):
         found(path, "ada@example.org")
+
+
+def test_a_column_named_after_a_person_concerns_the_rows_with_a_value(data: Path, tmp_path: Path) -> None:
+    """A row without a value in it says nothing of the person; `check-dataset` lists the others, too."""
+    path, listed = tmp_path / "wide.csv", SuppressionList()
+    path.write_text("text;nora_velt;otto_kern\none;1;2\ntwo;;3\nthree;0;\n")
+    assert [(match.row, match.reason) for match in found(path, "Nora Velt")] == [(1, "column"), (3, "column")]
+    listed.add_people(subject_hashes(["Nora Velt"], KEY), likenesses(["Nora Velt"], KEY))
+    assert [(hit.row, hit.reason, hit.certain) for hit in listed.check(path, KEY)] == [(1, "column", False), (3, "column", False)]

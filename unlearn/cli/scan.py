@@ -24,11 +24,14 @@ class Scan:
     Spellings of an identifier that are equivalent by standard are matched: case of a mail address, either form of an international
     domain, canonically equal Unicode, white space, international telephone numbers. Rows that may be about the same person
     (accents, case of names, +tags, national telephone numbers, ...) are listed with the reason as candidates for a human to decide;
-    if nothing else is found, so are rows whose text or any other column mentions the identifier.
+    so are rows whose text, other columns or names of columns mention the identifier, or a name, address or number that stands
+    beside it in another row. In a file in which a row has the person as its subject, rows that name another subject are not read
+    for mentions.
 
     Identifiers and texts come from files or, with "-", from standard input: arguments would stay in the shell history.
 
-    Cost: one pass over the training files, two with near-duplicates, in about 100 MB of memory; models are not loaded.
+    Cost: one pass over the training files, one more with near-duplicates, and one that reads every word of the files that may
+    mention the person, in about 100 MB of memory; models are not loaded.
     """
 
     data: tuple[str, ...]

@@ -15,8 +15,8 @@ from typing import Literal
 
 import numpy as np
 
-from unlearn.scan.search import all_rows
-from unlearn.scan.spellings import Lookup, is_of_texts, likenesses
+from unlearn.scan.rows import all_rows
+from unlearn.scan.spellings import Likeness, Lookup, is_of_texts, likenesses
 from verify.data.identity import RecordKey
 from verify.data.near_duplicates import PERMUTATION_SCHEME, PERMUTATIONS, NearDuplicates, Signature, shingles, signature
 from verify.data.records import Fields, Record
@@ -111,7 +111,7 @@ class SuppressionList:
         self.require(key)
         index, lookup = NearDuplicates(self.records), Lookup(self.likenesses, key)
         known = self.records.keys() | self.bare
-        for _, row, record, values in all_rows([source], fields, "checking"):
+        for _, row, record, columns, values, _ in all_rows([source], fields, "checking"):
             people = lookup.people(record)
             alike = next((person.likeness for person in people if person.likeness is not None), None)
             # Lists of older versions identify a chat with further fields by its texts alone.
@@ -121,7 +121,7 @@ class SuppressionList:
                 yield Hit(row, "subject")
             elif (likeness := index.find(shingles(record.whole_text, key.secret))) is not None:
                 yield Hit(row, "near duplicate", likeness[1])
-            elif (other := alike or next(filter(None, map(lookup.beside, values)), None)) is not None:
+            elif (other := alike or _beside(lookup, columns, values())) is not None:
                 yield Hit(row, "similar identifier", reason=other.reason)
 
     def require(self, key: RecordKey) -> None:
@@ -179,6 +179,11 @@ class SuppressionList:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise InputError(f"{path} is not a whole suppression list ({SCHEMA}). Restore it from its backup.") from None
         return found
+
+
+def _beside(lookup: Lookup, columns: Iterable[str], values: Iterable[str]) -> Likeness | None:
+    """Return the first likeness of a value that is not a text, or of the name of a column."""
+    return next(filter(None, (*map(lookup.beside, values), *map(lookup.column, columns))), None)
 
 
 @contextmanager

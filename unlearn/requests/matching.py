@@ -1,9 +1,9 @@
 """Match training records to requests, and list the proposals that a human must decide.
 
 A person's own records and their exact duplicates are certain. Proposals are near-duplicates, rows with a similar subject identifier
-and, if nothing else is found, rows whose text mentions the person: they belong to the request only if a human confirms them, by
-file and row (`train.jsonl:17`) or by the first characters of their keyed hash. A row proposed to several requests is confirmed for
-one of them: `R-0123456789ab:train.jsonl:17`.
+and rows that mention the person, also by what stands beside the identifier in another row (`unlearn.scan.linking`): they belong to
+the request only if a human confirms them, by file and row (`train.jsonl:17`) or by the first characters of their keyed hash. A row
+proposed to several requests is confirmed for one of them: `R-0123456789ab:train.jsonl:17`.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unlearn.requests.ledger.request import Request
-from unlearn.scan.search import Match, Sought, find_mentions, search
+from unlearn.scan.search import Asked, Found, Match, Sought, asked_for, find_mentions, search
 from verify.data.identity import RecordKey
 from verify.data.records import Fields
 from verify.errors import InputError
@@ -66,7 +66,7 @@ def match_requests(
     confirmed: Sequence[str] = (),
     not_same: Collection[str] = (),
 ) -> list[Matched]:
-    """Find the records of several requests in one pass over the files, plus one for mentions of people without records.
+    """Find the records of several requests in one pass over the files, plus one for mentions.
 
     Args:
         requests: requests with a verified identity.
@@ -84,12 +84,11 @@ def match_requests(
         frozenset(subject for request in requests for subject in request.subjects),
         likenesses=frozenset(token for request in requests for token in request.likenesses),
     )
-    found, similar = search(data, key, sought, fields)
-    certain = {request.id: _certain(request, found) for request in requests}
-    missing = [request for request in requests if not certain[request.id]]
-    unnamed = frozenset(token for request in missing for token in request.likenesses)
-    mentioned = find_mentions(data, key, unnamed, fields)
-    proposals = {request.id: _proposals(request, certain[request.id], found, similar, mentioned) for request in requests}
+    found = search(data, key, sought, fields)
+    certain = {request.id: _certain(request, found.matches) for request in requests}
+    asked = {request.id: asked_for(request.subjects, request.likenesses, found, key) for request in requests}
+    mentioned = find_mentions(data, key, list(asked.values()), fields, found.unnamed)
+    proposals = {request.id: _proposals(asked[request.id], certain[request.id], found, mentioned) for request in requests}
     chosen = frozenset(place for entry in confirmed for place in _resolve_confirmation(entry, proposals))
     digests = {file: file_digest(file) if Path(file).is_file() else "" for file in data}
     return [
@@ -109,13 +108,12 @@ def _certain(request: Request, found: Sequence[Match]) -> list[Match]:
     return [*own, *exact, *shared]
 
 
-def _proposals(
-    request: Request, certain: Sequence[Match], found: Sequence[Match], similar: Sequence[Match], mentioned: Sequence[Match]
-) -> list[Match]:
-    """Return one request's proposals, each row once: near-duplicates, similar identifiers, and mentions if it has no record."""
-    wanted, names = set(request.likenesses), {match.record for match in certain}
-    near = [match for match in found if match.how == "near duplicate" and match.like in names]
-    alike = [match for match in (*similar, *([] if certain else mentioned)) if not wanted.isdisjoint(match.tokens)]
+def _proposals(asked: Asked, certain: Sequence[Match], found: Found, mentioned: Sequence[Match]) -> list[Match]:
+    """Return one request's proposals, each row once: near-duplicates, similar identifiers, and mentions."""
+    names = {match.record for match in certain}
+    near = [match for match in found.matches if match.how == "near duplicate" and match.like in names]
+    alike = [match for match in found.similar if not asked.likenesses.isdisjoint(match.tokens)]
+    alike += [match for match in mentioned if not (asked.likenesses | asked.linked).isdisjoint(match.tokens)]
     taken = {match.place for match in certain}
     return list({match.place: match for match in reversed([*near, *alike]) if match.place not in taken}.values())[::-1]
 

@@ -5,21 +5,18 @@ matches are reported as keyed hashes and row numbers, never as text. A subject w
 person, are proposals: a human decides.
 """
 
-import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from unlearn.scan.spellings import Lookup, Person, why
+from unlearn.scan.linking import identifies
+from unlearn.scan.rows import Row, all_rows
+from unlearn.scan.spellings import Likeness, Lookup, Person, likenesses, why
 from verify.data.canonical import canonical, clean, is_mail, with_canonical_mails
 from verify.data.identity import RecordKey
 from verify.data.near_duplicates import NearDuplicates, shingles, signature
-from verify.data.records import Fields, Record, parse_row, text_columns
-from verify.data.sources import stream_rows
-from verify.errors import InputError
-from verify.io.progress import phase
+from verify.data.records import Fields, Record
 
 How = Literal["subject", "record id", "text", "exact duplicate", "near duplicate", "similar identifier", "named in its text"]
 PROPOSED: tuple[How, ...] = ("near duplicate", "similar identifier", "named in its text")
@@ -105,8 +102,8 @@ def find_records(
         subjects: keyed hashes of subject identifiers (`key.of_person(identifier)`).
         record_ids: example ids, in any equivalent spelling.
         texts: whole texts or passages; a record that contains one is a match.
-        likenesses: tokens of similar spellings (`unlearn.scan.spellings.likenesses`); texts are searched for mentions only
-            if nothing else matches.
+        likenesses: tokens of similar spellings (`unlearn.scan.spellings.likenesses`). Texts are searched for mentions, except
+            rows of other subjects in files in which the person is a subject.
         fields: names of the columns.
         near: whether to search for near-duplicates of the matches, in a second pass.
 
@@ -115,26 +112,75 @@ def find_records(
     """
     ids = frozenset(canonical(identifier) for identifier in record_ids)
     sought = Sought(frozenset(subjects), ids, tuple(_needles(texts)), frozenset(likenesses))
-    matches, similar = search(files, key, sought, fields, near=near)
-    if not matches and not similar:
-        similar = find_mentions(files, key, sought.likenesses, fields)
-    found = {match.place for match in matches}
-    return matches + [match for match in similar if match.place not in found]
+    found = search(files, key, sought, fields, near=near)
+    asked = asked_for(sought.subjects, sought.likenesses, found, key)
+    proposed = [*found.similar, *find_mentions(files, key, [asked], fields, found.unnamed)]
+    taken = {match.place for match in found.matches}
+    by_place = {match.place: match for match in reversed(proposed) if match.place not in taken}
+    return found.matches + list(by_place.values())[::-1]
 
 
-def search(
-    files: Sequence[str | Path], key: RecordKey, sought: Sought, fields: Fields | None, *, near: bool = True
-) -> tuple[list[Match], list[Match]]:
-    """Search the files and return matches, duplicates included, and rows with a similar identifier.
+@dataclass(frozen=True)
+class Found:
+    """What a search by identifiers finds.
 
-    A row may be in both lists: it may match one person by subject and resemble another.
+    Attributes:
+        matches: rows that match, their duplicates included.
+        similar: rows with a similar identifier. A row may be in both lists: it may match one person and resemble another.
+        linked: further identifiers by the keyed hash of the requested one that they stand beside (`unlearn.scan.linking`).
+        unnamed: files with rows that name no subject.
     """
+
+    matches: list[Match]
+    similar: list[Match]
+    linked: Mapping[str, Collection[str]]
+    unnamed: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A person whose mentions are searched for.
+
+    Attributes:
+        likenesses: tokens of the requested identifiers.
+        linked: tokens of identifiers that stand beside these in another row.
+        found_in: files with a row whose subject is the person. There, rows of other subjects are not read for mentions.
+    """
+
+    likenesses: frozenset[str]
+    linked: frozenset[str] = frozenset()
+    found_in: frozenset[str] = frozenset()
+
+
+def asked_for(subjects: Collection[str], tokens: Collection[str], found: Found, key: RecordKey) -> Asked:
+    """Return whom to search mentions of, after a search by identifiers.
+
+    Args:
+        subjects: keyed hashes of the person's requested identifiers.
+        tokens: tokens of their similar spellings.
+        found: what the search found.
+        key: the key of the hashes.
+    """
+    wanted = set(subjects)
+    further = {identifier for subject in wanted for identifier in found.linked.get(subject, ())}
+    own = (match for match in found.matches if match.how == "subject" and not wanted.isdisjoint(match.subjects))
+    return Asked(frozenset(tokens), frozenset(likenesses(sorted(further), key)), frozenset(match.file for match in own))
+
+
+def search(files: Sequence[str | Path], key: RecordKey, sought: Sought, fields: Fields | None, *, near: bool = True) -> Found:
+    """Search the files by identifier, record id and text, and note what else the requested people are called."""
     found: list[Match] = []
     similar: list[Match] = []
     contents: dict[str, str] = {}
+    linked: dict[str, set[str]] = {}
+    unnamed: set[str] = set()
     lookup = Lookup(sought.likenesses, key)
-    for file, row, record in _all_records(files, fields, "searching"):
+    for file, row, record, _, _, groups in all_rows(files, fields, "searching"):
         people = lookup.people(record)
+        if not people:
+            unnamed.add(file)
+        for group in groups() if sought.subjects else ():
+            _link(group, sought.subjects, lookup, linked)
         how = _how(record, people[0].names if len(people) == 1 else _names(people), sought)
         alike = [person for person in people if person.likeness is not None]
         if how is None and not alike:
@@ -144,83 +190,74 @@ def search(
         if how is not None:
             found.append(match)
             contents[match.record] = record.whole_text
-        if likenesses := [person.likeness for person in alike if person.likeness is not None]:
-            tokens = frozenset[str]().union(*(likeness.tokens for likeness in likenesses))
-            first = sorted(people, key=lambda person: person.likeness is None)
-            proposal = replace(match, how="similar identifier", subjects=_names(first))
-            similar.append(replace(proposal, reason=likenesses[0].reason, tokens=tokens))
-    return (found + _duplicates(files, key, fields, found, contents) if near and found else found), similar
+        if alike:
+            similar.append(_alike(match, people, [person.likeness for person in alike if person.likeness is not None]))
+    matches = found + _duplicates(files, key, fields, found, contents) if near and found else found
+    return Found(matches, similar, linked, frozenset(unnamed))
 
 
-def find_mentions(files: Sequence[str | Path], key: RecordKey, likenesses: Collection[str], fields: Fields | None) -> list[Match]:
-    """Return rows that mention a requested person in their text or in another column, in a pass that reads every word of the data.
+def _link(group: Sequence[str], wanted: Collection[str], lookup: Lookup, linked: dict[str, set[str]]) -> None:
+    """Note the other identifiers in a group with a requested one."""
+    names = [lookup.person(identifier).names for identifier in group]
+    for requested in (name for own in names for name in own if name in wanted):
+        others = (identifier for identifier, own in zip(group, names, strict=True) if requested not in own)
+        linked.setdefault(requested, set()).update(filter(identifies, others))
+
+
+def _alike(match: Match, people: Sequence[Person], alike: Sequence[Likeness]) -> Match:
+    """Return a row as a proposal by the similar identifiers among its subjects."""
+    first = sorted(people, key=lambda person: person.likeness is None)
+    tokens = frozenset[str]().union(*(likeness.tokens for likeness in alike))
+    return replace(match, how="similar identifier", subjects=_names(first), reason=alike[0].reason, tokens=tokens)
+
+
+def find_mentions(
+    files: Sequence[str | Path], key: RecordKey, asked: Sequence[Asked], fields: Fields | None, unnamed: Collection[str]
+) -> list[Match]:
+    """Return rows that mention people in their text, in another column or in its name, in a pass that reads every word.
 
     Columns that no flag names are searched as well: an identifier in a column `email` that is not read as the subject would
     otherwise be found nowhere, and the letter would say so.
+
+    Args:
+        files: the training data.
+        key: the key of the hashes.
+        asked: the people.
+        fields: names of the columns.
+        unnamed: files with rows that name no subject; of the others, those are left out in which everybody was found.
     """
-    lookup = Lookup(likenesses, key)
-    if not lookup.seeks:
+    lookup = Lookup(frozenset[str]().union(*(one.likenesses | one.linked for one in asked)), key)
+    searched = [file for file in map(str, files) if any(one.linked or file in unnamed or file not in one.found_in for one in asked)]
+    if not lookup.seeks or not searched:
         return []
-    found = []
-    for file, row, record, values in all_rows(files, fields, "searching the texts"):
-        # Each text by itself: the end of one and the beginning of the next are no name.
-        texts = dict.fromkeys((record.whole_text, *record.all_texts))
-        named = [likeness for likeness in (*map(lookup.text, texts), *map(lookup.beside, values)) if likeness is not None]
-        if named:
-            match = Match(file, row, key.of(record.fingerprint), "named in its text", subjects=subjects_of(record, key))
-            tokens = frozenset[str]().union(*(likeness.tokens for likeness in named))
-            found.append(replace(match, reason=named[0].reason, tokens=tokens))
-    return found
+    rows = all_rows(searched, fields, "searching the texts")
+    return [match for row in rows if (match := _mention(row, asked, lookup, key)) is not None]
 
 
-def _all_records(files: Sequence[str | Path], fields: Fields | None, doing: str) -> Iterable[tuple[str, int, Record]]:
-    """Yield file, row and record of all files, and report the share that was read as progress of what is being done."""
-    return ((file, row, record) for file, row, record, _ in all_rows(files, fields, doing))
+def _mention(row: Row, asked: Sequence[Asked], lookup: Lookup, key: RecordKey) -> Match | None:
+    """Return a row as a proposal if it mentions people who are asked for, or is about an identifier that is linked to them."""
+    reading = [one for one in asked if not row.record.subjects or row.file not in one.found_in]
+    named = list(_likenesses_of(row, lookup)) if reading else []
+    own = frozenset[str]().union(*(one.likenesses for one in reading))
+    linked = frozenset[str]().union(*(one.linked for one in asked))
+    people = lookup.people(row.record) if linked else ()
+    match = Match(row.file, row.number, key.of(row.record.fingerprint), "named in its text", subjects=subjects_of(row.record, key))
+    tokens = frozenset[str]().union(*(likeness.tokens for likeness in named))
+    subject = [person.likeness for person in people if person.likeness is not None and person.likeness.tokens & linked - own]
+    if subject and not tokens & own:
+        return replace(_alike(match, people, subject), reason="linked")
+    if not (tokens := tokens & (own | frozenset[str]().union(*(one.linked for one in reading)))):
+        return None
+    reason = next((likeness.reason for likeness in named if likeness.tokens & own), "linked")
+    return replace(match, reason=reason, tokens=tokens)
 
 
-def all_rows(files: Sequence[str | Path], fields: Fields | None, doing: str) -> Iterable[tuple[str, int, Record, Iterable[str]]]:
-    """Yield as `_all_records`, with the values of the row that are not its texts: its subjects, and columns that are not read.
-
-    Raises:
-        InputError: a file cannot be read or has no rows; nobody is found in an empty file, whoever it was exported for.
-    """
-    named = fields or Fields()
-    with phase(doing) as progress:
-        for number, file in enumerate(files):
-            row = 0
-            for row, raw in enumerate(stream_rows(str(file), _share_of(progress, number, len(files))), 1):
-                record = parse_row(raw, named, f"{file}, row {row}")
-                yield str(file), row, record, _values(value for name, value in raw.items() if name not in text_columns(raw, named))
-            if not row:
-                raise InputError(f"{file} has no rows, so nobody can be found in it. Export it again, or leave it out of --data.")
-
-
-def _values(entries: Iterable[Any]) -> Iterator[str]:
-    """Yield all texts and numbers among some values of a row, at any depth, and the names inside objects."""
-    left = list(entries)
-    while left:
-        entry = left.pop()
-        if isinstance(entry, Mapping):
-            left += [*entry.keys(), *entry.values()]
-        elif isinstance(entry, list | tuple):
-            left += entry
-        elif isinstance(entry, str):
-            yield entry
-        elif isinstance(entry, int | float | Decimal | uuid.UUID) and not isinstance(entry, bool):
-            yield str(entry)
-
-
-def _share_of(progress: Callable[[float], None], number: int, count: int) -> Callable[[float], None]:
-    """Return a callback that turns the share of one file into that of all files, and reports every tenth of a per cent."""
-    told = -1.0
-
-    def watch(share: float) -> None:
-        nonlocal told
-        if share >= told + 0.001:
-            told = share
-            progress((number + share) / count)
-
-    return watch
+def _likenesses_of(row: Row, lookup: Lookup) -> Iterator[Likeness]:
+    """Yield how a row resembles or mentions people: in its texts, its other values, and the names of its columns."""
+    # Each text by itself: the end of one and the beginning of the next are no name.
+    texts = dict.fromkeys((row.record.whole_text, *row.record.all_texts))
+    found = (*map(lookup.text, texts), *map(lookup.beside, row.values()), *map(lookup.column, row.columns))
+    yield from (likeness for likeness in found if likeness is not None)
 
 
 def subjects_of(record: Record, key: RecordKey) -> tuple[str, ...]:
@@ -268,7 +305,7 @@ def _duplicates(
     index = NearDuplicates({name: signature(hashed) for name, hashed in known.items()}, known)
     already = {match.place for match in found}
     more = []
-    for file, row, record in _all_records(files, fields, "searching near-duplicates"):
+    for file, row, record, *_ in all_rows(files, fields, "searching near-duplicates"):
         if (file, row) in already:
             continue
         name = key.of(record.fingerprint)

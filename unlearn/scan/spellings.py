@@ -100,6 +100,7 @@ class Lookup:
         self._lengths = sorted(int(level.split()[0]) for level in lengths if level.endswith(f" {WORDS}"))
         self._known: dict[str, Person] = {}
         self._first: dict[str, bool] = {}
+        self._columns: dict[str, Likeness | None] = {}
 
     @property
     def seeks(self) -> bool:
@@ -151,6 +152,15 @@ class Lookup:
         if self._lengths:
             tokens |= {token for words in word_sequences(shown) for token in self._runs(without_titles(tuple(words)))}
         return Likeness("elsewhere", frozenset(tokens)) if tokens else None
+
+    def column(self, name: str) -> Likeness | None:
+        """Return the likeness of the name of a column that is or contains an identifier; cached, since every row has the same."""
+        if name not in self._columns:
+            if len(self._columns) >= LONGEST_CACHE:
+                self._columns.clear()
+            found = self.beside(name)
+            self._columns[name] = found if found is None else Likeness("column", found.tokens)
+        return self._columns[name]
 
     def _named(self, text: str) -> set[str]:
         """Return the tokens of all requested runs of words, numbers and mail addresses that a text contains."""

@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import pairwise
 from typing import Literal
 from urllib.parse import unquote
 
@@ -30,6 +31,7 @@ REASONS = {
     "punctuation": "differs by punctuation",
     "accents": "differs by accents or special letters",
     "transliteration": "differs by umlauts written with two letters",
+    "letters": "differs by letters that Arabic script has in several forms, or by lengthened ones",
     "spacing": "differs by missing or added spaces",
     "order": "differs by the order of the words",
     "look-alike": "differs by look-alike letters of another script",
@@ -38,9 +40,11 @@ REASONS = {
     "name": "is a mail address made of the name, or the name in a mail address",
     "mention": "stands in the record's text",
     "elsewhere": "stands inside a longer identifier, or in a column that is not read as text or subject",
+    "linked": "has a name or identifier that stands beside the requested one, in this row or another",
+    "column": "stands in the name of a column that the row has a value in",
 }
-"""Reasons why two identifiers may be the same, by the level at which their forms agree. "mention" and "elsewhere" are
-for texts and other columns."""
+"""Reasons why two identifiers may be the same, by the level at which their forms agree. "mention", "elsewhere" and "column" are
+for texts, other columns and their names; "linked" is for `unlearn.scan.linking`."""
 
 _IGNORES_DOTS = {"gmail.com": "gmail.com", "googlemail.com": "gmail.com"}
 _JOINERS = dict.fromkeys((0x200C, 0x200D))
@@ -52,6 +56,14 @@ _SPECIAL = str.maketrans(
 )
 """Letters that Unicode does not decompose, and their usual base letters."""
 _TWO_LETTERS = str.maketrans({"\u00e4": "ae", "\u00f6": "oe", "\u00fc": "ue", "\u00e5": "aa", "\u00f8": "oe"})
+_ARABIC = str.maketrans(
+    {"\u0640": None, "\u0671": "\u0627", "\u0649": "\u064a", "\u06cc": "\u064a", "\u0629": "\u0647", "\u06c1": "\u0647"}
+    | {"\u06be": "\u0647", "\u06c3": "\u0647", "\u06a9": "\u0643"}
+)
+"""Letters of Arabic script that one keyboard or country has for those of another, and the stroke that lengthens a word."""
+_IS_ARABIC = re.compile("[\u0600-\u06ff]")
+HUMPED = re.compile(r"[a-z][A-Z]|[A-Za-z][0-9]|[^\x00-\x7f]")
+"""What a text contains if `humps_apart` may divide a word of it."""
 _CYRILLIC = "\u0430\u0441\u0435\u043e\u0440\u0445\u0443\u0456\u0458\u0455\u0501\u04bb\u051b\u051d\u0432\u043a\u043c\u043d\u0442"
 _GREEK = "\u03b1\u03bf\u03c1\u03b9\u03c5\u03bd\u03ba\u03c4\u03c7\u03b2\u03b5"
 _LOOK_ALIKE = str.maketrans(_CYRILLIC + _GREEK, "aceopxyijsdhqwbkmht" + "aopiuvktxbe")
@@ -140,7 +152,7 @@ def skeletons_of_form(text: str) -> frozenset[str]:
     if mail and base.isascii():
         letters = _sorted_letters(base)
         return frozenset((letters,)) if letters else frozenset()
-    found = {_sorted_letters(form) for form in _unaccented(_compatible(base))}
+    found = {_sorted_letters(form) for form in foldings(base)}
     if not mail and not base.isalpha():
         found.update(_digit_forms(text))
         if "/" in text or text.startswith("www."):
@@ -155,6 +167,7 @@ def mentions(identifier: str) -> frozenset[tuple[str, ...]]:
     own |= {tuple(letters_apart(run)) for run in own}
     others = {tuple(words_of(form)) for piece in _pieces(text) for form in foldings(piece)} | set(map(without_titles, own))
     if not is_mail(text):
+        others |= {tuple(word for word in words_of(form) if word.isalpha()) for form in foldings(humps_apart(text))}
         others |= {other for run in own | others for other in _rearranged(run)}
     # Short parts of an identifier, "e x" for instance, occur in too many texts.
     long = {run for run in others if sum(map(len, run)) >= SHORTEST_MENTION}
@@ -180,6 +193,13 @@ def without_titles(words: tuple[str, ...]) -> tuple[str, ...]:
     return left if len(left) > 1 else words
 
 
+def is_full_name(text: str) -> bool:
+    """Return whether a text may be a whole name: two words besides titles and initials, or letters of an unspaced script."""
+    words = letters_apart(words_of(foldings(humps_apart(text))[0]))
+    own = [word for word in words if word.isalpha() and word not in _TITLES and (len(word) > 1 or not word.isascii())]
+    return len(own) > 1
+
+
 def _pieces(identifier: str) -> frozenset[str]:
     """Return what else may name the person: the text percent-decoded, its mail addresses, what stands beside them, misreadings."""
     whole = unquote(identifier) if "%" in identifier else identifier
@@ -199,8 +219,27 @@ def _misread(text: str) -> frozenset[str]:
 
 
 def foldings(text: str) -> tuple[str, ...]:
-    """Fold case, accents and compatibility characters; a second text has umlauts as two letters, where that differs."""
-    return _unaccented(_compatible(text))
+    """Fold case, accents and compatibility characters; further texts have umlauts as two letters and one form of Arabic letters."""
+    unaccented = _unaccented(_compatible(text))
+    return unaccented if text.isascii() else tuple(dict.fromkeys((*unaccented, *map(_one_form, unaccented))))
+
+
+def humps_apart(text: str) -> str:
+    """Return a text with words such as `annaSchmidt92` divided: before a capital after a small letter, and before a digit."""
+    return _WORD.sub(_hump_apart, text.translate(_APOSTROPHES)) if HUMPED.search(text) else text
+
+
+def _hump_apart(found: re.Match[str]) -> str:
+    word = found[0]
+    if (word.isalpha() and (word.islower() or word.istitle() or word.isupper())) or word.isdigit():
+        return word
+    cuts = [end for end, (a, b) in enumerate(pairwise(word), 1) if (a.islower() and b.isupper()) or (a.isalpha() and b.isdigit())]
+    return " ".join(word[start:end] for start, end in zip([0, *cuts], [*cuts, len(word)], strict=True))
+
+
+def _one_form(folded_text: str) -> str:
+    """Return a text with one form of each letter that Arabic script has in several; other texts unchanged."""
+    return folded_text.translate(_ARABIC) if _IS_ARABIC.search(folded_text) else folded_text
 
 
 def words_of(folding: str) -> list[str]:
@@ -240,8 +279,10 @@ def _name_levels(text: str) -> tuple[Level, ...]:
     lower = compatible.lower()  # case folding would turn a sharp s into ss, which is more than a difference in case
     found = [("compatibility", compatible), ("case", lower)]
     found += [("apostrophe", lower.translate(_APOSTROPHES).translate(_DASHES)), ("punctuation", " ".join(_marked_words(lower)))]
-    plain = [words_of(form) for form in _unaccented(_compatible(text))]
-    found += [("accents", " ".join(plain[0])), ("transliteration", " ".join(plain[-1]))]
+    unaccented = _unaccented(_compatible(text))
+    found += [("accents", " ".join(words_of(unaccented[0]))), ("transliteration", " ".join(words_of(unaccented[-1])))]
+    found += [("letters", " ".join(words_of(_one_form(form)))) for form in unaccented if _IS_ARABIC.search(form)]
+    plain = [words_of(form) for form in foldings(text)]
     found += [("spacing", "".join(words)) for words in plain]
     found += [("order", " ".join(sorted(words))) for words in plain]
     found += [("look-alike", " ".join(sorted(word.translate(_LOOK_ALIKE) for word in words))) for words in plain]

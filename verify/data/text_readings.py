@@ -7,20 +7,26 @@ A text names a person in more ways than a column does. A person to whom we say t
 
 import html
 import re
+import unicodedata
 from collections.abc import Iterator
 from urllib.parse import unquote
 
 from verify.data.canonical import clean
-from verify.data.likeness import SHORTEST_MENTION, foldings, letters_apart, words_of
+from verify.data.likeness import HUMPED, SHORTEST_MENTION, foldings, humps_apart, letters_apart, words_of
 
 MOST_GROUPS = 6
 """Largest number of groups of digits that are read as one number, such as +49 (0)151 5550 0199."""
+BESIDE = 3
+"""Number of words on either side of a divided word that may belong to the same name."""
 _TAG = re.compile(r"<[^<>]{1,200}>")
 _ESCAPES = re.compile(r"(?:\\u[0-9A-Fa-f]{4})+")
 _AT = re.compile(r"\s?[(\[{]\s?at\s?[)\]}]\s?", re.IGNORECASE)
 _DOT = re.compile(r"\s?[(\[{]\s?(?:dot|punkt|point|punto)\s?[)\]}]\s?", re.IGNORECASE)
 _MAIL = re.compile(r"[\w.!#$%&*+/=?^`{|}~-]+@[\w-]+(?:\.[\w-]+)+")
 _NUMBER = re.compile(r"\+?\(?[0-9]+(?:[ ().,/\u2010-\u2015-]{1,3}[0-9]+)*")
+_DIGIT = re.compile(r"[^\D0-9]")
+_HANDLE = re.compile(r"(?<![\w.])[@#](\w[\w.-]{6,60}\w)")
+"""A handle or tag of at least eight characters; shorter ones that are two words of a name are words of their own too often."""
 _GROUP = re.compile(r"\+?[0-9]+")
 
 
@@ -37,8 +43,12 @@ def readings(text: str) -> tuple[str, ...]:
 
 
 def word_sequences(text: str) -> Iterator[list[str]]:
-    """Yield the folded words of every reading; where that differs also without initials, and with unspaced letters one by one."""
-    for form in dict.fromkeys(form for reading in readings(text) for form in foldings(reading)):
+    """Yield the folded words of every reading; where that differs also without initials, and with unspaced letters one by one.
+
+    Words such as `annaSchmidt` are also read as two, together with the words beside them.
+    """
+    whole = readings(text)
+    for form in dict.fromkeys(form for reading in (*whole, *_humped(whole[-1])) for form in foldings(reading)):
         words = words_of(form)
         yield words
         named = [word for word in words if not (len(word) == 1 and word.isascii() and word.isalpha())]
@@ -48,9 +58,18 @@ def word_sequences(text: str) -> Iterator[list[str]]:
             yield apart
 
 
+def _humped(text: str) -> Iterator[str]:
+    """Yield every word that `humps_apart` divides, divided, with the words beside it."""
+    words = text.split() if HUMPED.search(text) else []
+    for place, word in enumerate(words):
+        if (apart := humps_apart(word)) != word:
+            yield " ".join((*words[max(0, place - BESIDE) : place], apart, *words[place + 1 : place + 1 + BESIDE]))
+
+
 def identifiers_within(text: str) -> Iterator[str]:
-    """Yield the mail addresses in a text, and its numbers of `SHORTEST_MENTION` digits and more, in every grouping."""
-    for reading in readings(text):
+    """Yield a text's mail addresses, @handles and #tags, and numbers of `SHORTEST_MENTION` digits and more in every grouping."""
+    for reading in map(_with_plain_digits, readings(text)):
+        yield from (found[1] for found in _HANDLE.finditer(reading)) if "@" in reading or "#" in reading else ()
         yield from (found[0] for found in _MAIL.finditer(reading)) if "@" in reading else ()
         for found in _NUMBER.finditer(reading):
             groups = [(group.start(), group.end()) for group in _GROUP.finditer(found[0])]
@@ -58,6 +77,11 @@ def identifiers_within(text: str) -> Iterator[str]:
                 for _, end in groups[first : first + MOST_GROUPS]:
                     if sum(map(str.isdigit, found[0][start:end])) >= SHORTEST_MENTION:
                         yield found[0][start:end]
+
+
+def _with_plain_digits(text: str) -> str:
+    """Return a text with the digits of every script as 0 to 9."""
+    return text if text.isascii() else _DIGIT.sub(lambda found: str(unicodedata.decimal(found[0])), text)
 
 
 def _unescaped(found: re.Match[str]) -> str:

@@ -1,0 +1,115 @@
+"""What stands beside a requested identifier in one file is searched for in the others, and in no other person's name."""
+
+import itertools
+import json
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unlearn.requests.ledger.intake import from_lines
+from unlearn.requests.ledger.ledger import Ledger
+from unlearn.requests.matching import match_requests
+from unlearn.scan.search import find_records
+from unlearn.scan.spellings import likenesses, subject_hashes
+from verify.data.identity import RecordKey
+from verify.data.records import Fields
+
+NORA = {"subject_id": "u-4711", "name": "Nora Velt", "email": "nora@example.org", "phone": "+49 151 5550 0199"}
+TEXTS = [
+    {"text": "Nora Velt lives at the lake."},
+    {"text": "Nora was here, and so was Otto Kern."},
+    {"text": "Write to Nora@example.org, or call 0151 5550 0199."},
+    {"subject_id": "nora@example.org", "text": "In the north."},
+    {"subject_id": "otto@example.org", "text": "I met NoraVelt there."},
+]
+
+
+def written(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def found(files: list[Path], *identifiers: str) -> set[tuple[str, int, str, str | None]]:
+    key = RecordKey.load()
+    tokens = likenesses(identifiers, key)
+    matches = find_records(files, key, subjects=subject_hashes(identifiers, key), likenesses=tokens, near=False)
+    return {(Path(match.file).name, match.row, match.how, match.reason) for match in matches}
+
+
+@pytest.mark.parametrize("sought", ["u-4711", "nora@example.org", "NORA@example.org"])
+def test_a_person_of_one_file_is_searched_for_in_the_others(tmp_path: Path, sought: str) -> None:
+    """By name, address and number beside the requested identifier, as texts and as subjects; in any order of the files."""
+    files = [
+        written(tmp_path / "people.jsonl", [NORA | {"text": "A."}, {"subject_id": "u-2", "name": "Otto Kern", "text": "B."}]),
+        written(tmp_path / "texts.jsonl", TEXTS),
+        written(tmp_path / "more.jsonl", [{"subject_id": "u-9", "text": "No one."}]),
+    ]
+    every = [found(list(order), sought) for order in itertools.permutations(files)]
+    assert all(one == every[0] for one in every)
+    rows = {(file, row) for file, row, *_ in every[0]}
+    # Where the address is asked for, it is itself the subject of a text: another subject's mention of the name is left out there.
+    others = {1, 3, 4, 5} if sought == "u-4711" else {1, 3, 4}
+    assert rows == {("people.jsonl", 1), *(("texts.jsonl", row) for row in others)}
+    assert ("texts.jsonl", 1, "named in its text", "linked") in every[0]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"subject_id": "u-4711", "firstName": "Nora", "Last Name": "Velt"},
+        {"subject_id": "u-4711", "Vorname": "Nora", "Nachname": "Velt"},
+        {"subject_id": "u-4711", "pr\u00e9nom": "Nora", "nom": "Velt"},
+        {"subject_id": "u-4711", "customer_name": "Velt, Nora"},
+        {"subject_id": "u-4711", "username": "noraVelt"},
+        {"subject_id": "u-4711", "aliases": "x", "alias": ["NV", "Dr. Nora M. Velt"]},
+        {"meta": {"user_id": "u-4711", "name": "Nora Velt"}},
+        {"people": [{"name": "Otto Kern", "id": "u-2"}, {"name": "Nora Velt", "account_id": "U-4711", "login": "u-4711"}]},
+    ],
+    ids=str,
+)
+def test_columns_that_name_people_link(tmp_path: Path, row: dict[str, Any]) -> None:
+    """First and last name are one name, in several languages and spellings of the column; so is what one nested object holds."""
+    files = [written(tmp_path / "a.jsonl", [row | {"text": "A."}]), written(tmp_path / "b.jsonl", TEXTS[:2])]
+    assert {(file, number) for file, number, *_ in found(files, "u-4711")} == {("a.jsonl", 1), ("b.jsonl", 1)}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"subject_id": "u-4711", "name": "Nora"},
+        {"subject_id": "u-4711", "name": "Dr. Nora"},
+        {"subject_id": "u-4711", "first_name": "Nora", "city": "Velt"},
+        {"subject_id": "u-4711", "city": "Nora Velt"},
+        {"subject_id": "u-4711", "file_name": "Nora Velt"},
+        {"subject_id": ["u-4711", "Nora Velt"]},
+        {"subject_id": ["u-4711", "u-2"], "name": "Nora Velt"},
+        {"subject_id": "u-4711", "agent": {"name": "Nora Velt"}},
+        {"people": [{"name": "Nora Velt", "user_id": "u-2"}, {"name": "Otto", "user_id": "u-4711"}]},
+        {"subject_id": "u-47110", "name": "Nora Velt"},
+    ],
+    ids=str,
+)
+def test_a_first_name_or_another_person_links_nobody(tmp_path: Path, row: dict[str, Any]) -> None:
+    """Neither a first name alone, nor what is no person's column, nor the name of another person in the row is searched for."""
+    files = [written(tmp_path / "a.jsonl", [row | {"text": "A."}]), written(tmp_path / "b.jsonl", TEXTS[:3])]
+    assert not any(file == "b.jsonl" for file, *_ in found(files, "u-4711"))
+
+
+def test_each_request_has_its_own_links(tmp_path: Path) -> None:
+    """Of two requests in one pass, a row is proposed to the one that it is linked to, and to nobody else."""
+    people = [NORA | {"text": "A."}, {"subject_id": "u-2", "name": "Otto Kern", "text": "B."}, {"subject_id": "u-3", "text": "C."}]
+    files = [str(written(tmp_path / "texts.jsonl", TEXTS)), str(written(tmp_path / "people.jsonl", people))]
+    key = RecordKey.load()
+    ledger = Ledger(tmp_path / "ledger.db")
+    new = [from_lines([who], key, regime="gdpr", received=date(2026, 11, 2), country=None) for who in ("u-4711", "u-2", "u-3")]
+    requests = ledger.advance_all(ledger.add_all(new), "identity_verified")
+    nora, otto, third = match_requests(requests, files, key, Fields())
+    assert [match.row for match in nora.candidates] == [1, 3, 4, 5]
+    assert [match.row for match in otto.candidates] == [2]
+    assert third.candidates == ()
+    assert [len(entry.certain) for entry in (nora, otto, third)] == [1, 1, 1]
+    by_name = match_requests(requests[1:2], files, key, Fields(), ["texts.jsonl:2"])[0]
+    assert ([match.row for match in by_name.removed], by_name.candidates) == ([2, 2], ())
+    ledger.close()
