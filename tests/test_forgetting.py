@@ -13,11 +13,14 @@ from transformers import TrainerCallback
 
 import unlearn.cli.main
 from unlearn import NPO, RMU, GradientAscent, TrainingOptions, finetune, forget
+from unlearn.methods.auto import Auto
 from unlearn.methods.retrain import Retrain
+from unlearn.requests.attempt import exact_by
 from verify import InputError, RunError
 from verify.io.files import MANIFEST, is_complete, write_manifest
 from verify.models.digests import weights_digest
 from verify.models.loading import load_model
+from verify.provenance.training_history import history_of
 
 OPTIONS = TrainingOptions(learning_rate=1e-3, epochs=1, batch_size=4)
 
@@ -40,7 +43,7 @@ def house(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 def run(house: dict[str, Path], output: Path, method: Any = None, **changes: Any) -> Any:
     arguments = {"forget_set": str(house["forget"]), "retain_set": str(house["retain"]), "options": OPTIONS, "output_dir": output}
-    return forget(house["model"], method or NPO(), **{**arguments, **changes})
+    return forget(changes.pop("model", house["model"]), method or NPO(), **{**arguments, **changes})
 
 
 def test_the_result_says_what_was_done(house: dict[str, Path], tmp_path: Path) -> None:
@@ -124,7 +127,50 @@ def test_a_base_that_saw_the_records_is_refused(house: dict[str, Path], tmp_path
     with pytest.raises(InputError, match="was trained on 4 of the 4 records to forget"):
         run(house, tmp_path / "two", Retrain(), base=str(other))
     clean = finetune(house["base"], str(house["holdout"]), output_dir=tmp_path / "clean", options=OPTIONS).model_dir
-    run(house, tmp_path / "three", Retrain(), base=str(clean))
+    with pytest.raises(InputError, match=r"is not the model that .* was trained from: .* Give that model with --base DIR"):
+        run(house, tmp_path / "three", Retrain(), base=str(clean))
+
+
+@pytest.mark.parametrize("method", [Retrain(), Auto(ladder=())])
+def test_another_clean_base_is_refused(house: dict[str, Path], tmp_path: Path, method: Any) -> None:
+    """By the log; after an approximate method by the manifest; after two trainings either start will do, and no third model."""
+    other = finetune(house["base"], str(house["holdout"]), output_dir=tmp_path / "other", options=OPTIONS).model_dir
+    named = run(house, tmp_path / "named", NPO(), base=str(other)).model_dir  # names the log's base nevertheless
+    for number, model in enumerate((house["model"], named)):
+        with pytest.raises(InputError, match=f"was trained from: .* {load_model(house['base']).digest[:16]}"):
+            run(house, tmp_path / f"refused-{number}", method, model=model, base=str(other))
+    more = finetune(house["model"], str(house["holdout"]), output_dir=tmp_path / "more", options=OPTIONS).model_dir
+    rows = [json.loads(line) for line in house["holdout"].read_text().splitlines()]
+    later = {"model": more, "forget_set": rows[:2], "retain_set": rows[2:], "options": OPTIONS}
+    with pytest.raises(InputError, match=r"they were [0-9a-f]{16} or [0-9a-f]{16}"):
+        run(house, tmp_path / "refused-2", method, base=str(named), **later)
+    for number, base in enumerate((house["model"], house["base"])):
+        assert "exactness" in run(house, tmp_path / f"again-{number}", method, base=str(base), **later).facts
+
+
+def test_the_base_in_another_precision_is_the_base(house: dict[str, Path], tmp_path: Path) -> None:
+    """What `--dtype` asks for is no other model."""
+    result = run(house, tmp_path / "out", Retrain(), base=str(house["base"]), dtype="bfloat16")
+    assert "exactness" in result.facts
+
+
+def test_a_retraining_from_a_base_that_nothing_names_is_not_called_exact(
+    house: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The model came without log and manifest: a warning, the reason in the result, and no exactness for anything to repeat."""
+    bare = tmp_path / "bare"
+    load_model(house["model"]).model.save_pretrained(bare)
+    load_model(house["model"]).tokenizer.save_pretrained(bare)
+    for number, method in enumerate((Retrain(), Auto(ladder=()))):
+        result = run(house, tmp_path / str(number), method, model=bare, base=str(house["base"]), options=OPTIONS)
+        facts = result.facts["rungs"][-1] if isinstance(method, Auto) else result.facts
+        assert "exactness" not in facts
+        assert "not called exact" in facts["not_exact"]
+        assert "WARNING: no log or manifest" in capsys.readouterr().err
+        assert exact_by(result.model_dir) is None
+        history = history_of(result.model_dir)
+        assert history is not None
+        assert history.last.method is None, "it is a training nevertheless, with a log of its own"
 
 
 @pytest.mark.parametrize(("asked", "used"), [({}, 5), ({"seed": 6}, 6)])

@@ -13,10 +13,14 @@ import torch
 from unlearn.finetuning import RECIPE, Recipe, recipe_of
 from unlearn.methods import method_name
 from unlearn.methods.requirements import (
+    BASE_UNKNOWN,
+    rebuilds_freely,
+    recorded_bases,
     require_clean_base,
     require_inputs,
     require_method,
     require_quantizable,
+    require_recorded_base,
     require_repeatable,
     require_suited,
 )
@@ -38,6 +42,7 @@ from verify.io.arguments import checked, dtype_name
 from verify.models.loading import LoadedModel
 from verify.models.memory import is_adapter_folder, require_memory_for_training
 from verify.models.quantized import is_quantized, quantization_of
+from verify.provenance.training_history import EXACTNESS, NOT_EXACT
 
 GRADIENTS = "gradients"
 """Entry of a manifest that says how gradients were joined, where they were not just added."""
@@ -132,12 +137,14 @@ def forget(
     require_inputs(method, roles.retain, base)
     require_divisible(gradients, given, pairs=method.trains_in_steps and method.needs_retain)
     require_clean_base(base, roles.forget)
+    loaded_base, recorded = start.load_base(loaded.tokenizer), recorded_bases(start.folder)
+    require_recorded_base(method, base, start.base_digests(loaded_base, recorded), recorded, model)
     context = Context(
         loaded=loaded,
         forget=roles.forget,
         retain=roles.retain,
         holdout=roles.holdout,
-        base=start.load_base(loaded.tokenizer),
+        base=loaded_base,
         options=fill_in(given, method, recipe),
         model_dir=start.folder,
         work_dir=output / WORK,
@@ -147,9 +154,10 @@ def forget(
         gradients=gradients,
     )
     outcome, name = _run(method, context, selection, callbacks), method_name(method)
+    outcome = _not_exact(outcome) if rebuilds_freely(method) and not recorded else outcome
     distributed.wait()
     about = _about(method, context, selection, recipe, outcome, start.origins(roles, name), start.inputs(sources))
-    about |= start.named_base(context.base)
+    about |= start.named_base(context.base, recorded)
     start.list_remaining(output, roles.forget)
     after = save_model(outcome.model, loaded.tokenizer, output, about)
     facts, seconds = dict(outcome.facts), time.monotonic() - started
@@ -212,6 +220,14 @@ def _run(method: Method, context: Context, selection: Selection | None, callback
         return outcome
     note = _note_quantized(bits, whole=not is_quantized(outcome.model))
     return dataclasses.replace(outcome, facts={**outcome.facts, "quantized": note})
+
+
+def _not_exact(outcome: Outcome) -> Outcome:
+    """Return the outcome of a rebuild from a base that is not on record, which nothing may call exact, after a warning."""
+    if distributed.is_main():
+        print(f"WARNING: {BASE_UNKNOWN}", file=sys.stderr)  # noqa: T201
+    facts = {name: value for name, value in outcome.facts.items() if name != EXACTNESS}
+    return dataclasses.replace(outcome, facts={**facts, NOT_EXACT: BASE_UNKNOWN})
 
 
 def _note_quantized(bits: str, whole: bool) -> str:

@@ -157,7 +157,7 @@ def test_flags_of_another_defense_are_refused(given: list[str], belongs: str, ca
     assert belongs in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("given", [["--holdout-share", "0.03"], ["--level-table", "8"], ["--workers", "2"]])
+@pytest.mark.parametrize("given", [["--holdout-share", "0.03"], ["--level-table", "8"]])
 def test_shards_refuse_the_flags_of_a_table_that_were_given(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """The message names the flag in the command, and none that is not."""
     command = ["train", "--model", "m", "--data", "d.jsonl", "--output", "o", "--shards", "2", *given]

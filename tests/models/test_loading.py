@@ -259,6 +259,39 @@ def test_damaged_adapters_are_refused(adapter: str, model_dir: Path, tmp_path: P
         load_model(tmp_path)
 
 
+def renamed(folder: Path, name: str) -> None:
+    """Move the adapter's weights to another name or folder."""
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / "adapter_model.safetensors").rename(folder / name)
+
+
+LAID_OUT_OTHERWISE: list[tuple[Callable[[Path], object], str]] = [
+    (lambda folder: renamed(folder, "lora.safetensors"), r"adapter_model.safetensors is missing, .* There is lora.safetensors"),
+    (lambda folder: renamed(folder, "model.safetensors"), r"There is model.safetensors: if that is the adapter, give it that name"),
+    (lambda folder: renamed(folder, "default/adapter_model.safetensors"), r"There is default/adapter_model.safetensors"),
+    (lambda folder: renamed(folder, "adapter_model.bin"), "as pickle .*adapter_model.bin.* can run code when opened"),
+    (lambda folder: renamed(folder, "lora.npz"), "adapter_model.safetensors is missing. Copy the weights beside it"),
+    (lambda folder: (folder / "adapter_config.json").unlink(), "without its adapter_config.json"),
+    (lambda folder: (folder / "adapter_config.json").rename(folder / "lora_config.json"), "Copy that file beside the weights"),
+]
+
+
+@pytest.mark.parametrize(("layout", "message"), LAID_OUT_OTHERWISE)
+def test_an_adapter_in_another_layout_is_named_as_such(
+    layout: Callable[[Path], object], message: str, model_dir: Path, tmp_path: Path
+) -> None:
+    """What is missing, which file may be meant, and what to do with it; a folder above it, and the file itself, likewise."""
+    folder = tmp_path / "above" / "adapter"
+    lora(load_model(model_dir).model).save_pretrained(folder)
+    with pytest.raises(InputError, match=f"holds no model itself, only in a subfolder. .* {folder}"):
+        load_model(folder.parent)
+    with pytest.raises(InputError, match=f"is a file, and no GGUF file. Give the model's folder, such as {folder}"):
+        load_model(folder / "adapter_model.safetensors")
+    layout(folder)
+    with pytest.raises(InputError, match=message):
+        load_model(folder)
+
+
 @pytest.mark.parametrize("source", ["./missing", "/nowhere/model", "a/b/c", "~/model"])
 def test_missing_folder(source: str) -> None:
     """What cannot be a Hub name is a missing folder."""

@@ -1,7 +1,8 @@
 """Flags of `unlearn train --defense`: the choice of a defence and its settings."""
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
     from unlearn.defenses.base import Defense
@@ -14,6 +15,11 @@ FEDERATED = ("client_field", "clients", "rounds", "local_epochs", "engine", "kee
 @dataclasses.dataclass(frozen=True)
 class DefenseFlags:
     """Defence to train under; unset flags take the defence's default."""
+
+    NEEDS: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(PRIVATE, "--defense dp"),
+        **dict.fromkeys(FEDERATED, "--defense federated"),
+    }
 
     defense: Literal["none", "dp", "federated"] = "none"
     """dp: differential privacy (Opacus); federated: clients exchange weights, not records (Flower)."""
@@ -44,16 +50,11 @@ class DefenseFlags:
         """Return the defence that these flags describe, or None.
 
         Raises:
-            InputError: a flag of another defence was given, or a value is out of range.
+            InputError: a value is out of range.
         """
         from unlearn.defenses import DifferentialPrivacy, Federated
-        from verify.errors import InputError
 
         given = {name: value for name in (*PRIVATE, *FEDERATED) if (value := getattr(self, name)) is not None}
-        own = {"none": (), "dp": PRIVATE, "federated": FEDERATED}[self.defense]
-        if foreign := [name for name in given if name not in own]:
-            wanted = "dp" if foreign[0] in PRIVATE else "federated"
-            raise InputError(f"--{foreign[0].replace('_', '-')} needs --defense {wanted}, and --defense is {self.defense}.")
         if self.defense == "dp":
             return DifferentialPrivacy(max_grad_norm=training.max_grad_norm, **given)
         return Federated(**given) if self.defense == "federated" else None

@@ -5,6 +5,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
+from unlearn.methods import method_name
 from unlearn.training import distributed
 from unlearn.training.options import GradientOptions, Selection, TrainingOptions, require_reporter
 from verify.cli.console import progress_bar
@@ -106,6 +107,23 @@ def _run(self: Any) -> int:
     return 0
 
 
+def _unused(kind: type[Any]) -> dict[str, str]:
+    """Return the common flags that have no effect on a method, each with the reason."""
+    name, used = method_name(kind), getattr(kind, "used_options", None)
+    unused = {} if getattr(kind, "reads_holdout", True) else {"holdout": f"{name} reads no never-trained records"}
+    if used is not None:
+        kept = f"of the training options it reads {' and '.join(f'--{one}' for one in sorted(used)) or 'none'}"
+        options = (field.name for field in dataclasses.fields(TrainingOptions) if field.name not in used)
+        unused |= dict.fromkeys(options, f"{name} does not train by options; {kept}")
+    return unused
+
+
+def _holdout_needs(kind: type[Any], *, trains: bool) -> dict[str, str]:
+    """Return what --holdout needs to have an effect on an objective, unless its own stop rule reads it."""
+    own = trains and getattr(getattr(kind(), "stop_rule", None), "reads_unseen", False)
+    return {"holdout": "--select and --retain or --data"} if trains and not own else {}
+
+
 def forget_command(kind: type[Any], cost: str, *, trains: bool, steps: bool) -> type[Any]:
     """Build the command of one method: its own parameters besides the common arguments.
 
@@ -135,6 +153,8 @@ def forget_command(kind: type[Any], cost: str, *, trains: bool, steps: bool) -> 
             "run": _run,
             "__doc__": described,
             "ESSENTIAL": ESSENTIAL | own,
+            "UNUSED": _unused(kind),
+            "NEEDS": _holdout_needs(kind, trains=trains),
         },
         frozen=True,
     )

@@ -52,7 +52,7 @@ class LedgerFlags:
         found = Ledger(self.ledger or default_ledger())
         name = self.operator or os.environ.get(OPERATOR_VARIABLE)
         try:
-            if keyed or name:
+            if keyed or name or self.note_key:
                 _require_own_key(found, self.note_key)
             if name:
                 found.operator = operator_hash(name)

@@ -1,8 +1,9 @@
 """Flags of `unlearn train --level-table`: the design of the pool, its controls, and where it is trained."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from verify.provenance.level_table import LevelTable
@@ -11,6 +12,12 @@ if TYPE_CHECKING:
 @dataclasses.dataclass(frozen=True)
 class LevelTableFlags:
     """Level table of the trained model: what models that never saw a record make of it, measured before any deletion request."""
+
+    NEEDS: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("level_table_share", "rewordings", "operator_key", "pool_engine"), "--level-table"),
+        "holdout": "--level-table and no --holdout-share",
+        "workers": "--level-table and no --pool-engine",
+    }
 
     level_table: int = 0
     """Number of models to train, score and destroy, so that later deletions are judged without retraining: 8, or 16 where it can be
@@ -31,19 +38,12 @@ class LevelTableFlags:
     """With --level-table: cluster to train them on, dask://HOST:PORT or ray://HOST:PORT; its workers must see the same folders and
     record key."""
 
-    def require_consistent(self) -> None:
-        """Raise InputError where a flag has no meaning without another."""
-        from verify.errors import InputError
+    def require_possible(self) -> None:
+        """Raise InputError where no table has so many models and such a share of them."""
         from verify.provenance.pool_design import left_out_models
 
         if self.level_table:
             left_out_models(self.level_table, self.level_table_share)
-            if self.holdout is not None and self.holdout_share is not None:
-                raise InputError("--holdout and --holdout-share are two sources of the same controls. Give one of them.")
-            return
-        for name in ("holdout", "rewordings", "operator_key", "pool_engine"):
-            if getattr(self, name) is not None:
-                raise InputError(f"--{name.replace('_', '-')} needs --level-table M. Give both, or leave it out.")
 
     def make(self, model_dir: Path, model: str, data: str, fields: Any) -> "LevelTable":
         """Make the table of a finished model."""

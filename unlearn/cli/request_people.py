@@ -1,9 +1,10 @@
 """Commands `unlearn request import`, `confirm` and `recipients`: whom a request comes from, and whom it has to reach."""
 
 import dataclasses
+from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -99,6 +100,14 @@ class Recipients:
     persons. Exit status 0: nothing is open; 3: something is.
     """
 
+    NEEDS: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("kind", "due"), "--add"),
+        **dict.fromkeys(("by", "evidence"), "--confirmed"),
+        "on": "--told or --confirmed",
+        "reason": "--unreachable",
+        "unreachable": "--reason",
+    }
+
     ids: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Ids of the requests."""
     add: str | None = None
@@ -148,10 +157,6 @@ class Recipients:
 
         if not self.ids:
             raise InputError("name the requests: unlearn request recipients ID ... List them with `unlearn request list`.")
-        if (self.unreachable is None) != (self.reason is None) or self.reason == "":
-            raise InputError("--unreachable NAME needs --reason TEXT, and the other way round.")
-        if (self.by is not None or self.evidence is not None) and self.confirmed is None:
-            raise InputError("--by and --evidence belong to --confirmed NAME. Give it as well.")
         if self.on is not None and self.on > today():
             raise InputError(f"{self.on} is still to come. Give --on a day up to today, {today()}.")
 

@@ -2,9 +2,9 @@
 
 import dataclasses
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import tyro
 
@@ -26,6 +26,12 @@ class PlanCommand(PlanInputs):
 
     Cost: a few passes over the training files; the models in service, the base and the references are read once.
     """
+
+    NEEDS: ClassVar[Mapping[str, str]] = {
+        "accept_reference_differences": "--references or --accept-reference-differences configuration",
+        "commitments": "--reexecution",
+        "relearning_rate": "no --channels or --channels relearned",
+    }
 
     ids: tuple[str, ...] = ()
     """Requests to plan; the default is all that are approved and not yet planned. Planned ones can be planned again until new
@@ -96,6 +102,8 @@ class PlanCommand(PlanInputs):
 @dataclasses.dataclass(frozen=True)
 class Cleanup:
     """Treatment of remaining copies of deleted data."""
+
+    NEEDS: ClassVar[Mapping[str, str]] = {"rewrite_data": "--remove"}
 
     suppression: Path = Path("deletions/suppressed.jsonl")
     """List of records and people that must not be trained on again; created if missing."""
@@ -191,6 +199,8 @@ def _public(key: Path, whose: str) -> str:
 @dataclasses.dataclass(frozen=True)
 class Close:
     """Close a request: retire the old models, check remaining copies, and write and sign the deletion record."""
+
+    NEEDS: ClassVar[Mapping[str, str]] = {"auditor_key": "--operator-key"}
 
     id: Annotated[str, tyro.conf.Positional]
     """Any request of the batch, or a refused request."""

@@ -109,6 +109,10 @@ class Approve:
 
     def run(self) -> int:
         """Advance all of them to identity_verified, or none."""
+        from verify.errors import InputError
+
+        if not self.ids:
+            raise InputError("name the requests: unlearn request approve ID ... List them with `unlearn request list`.")
         with self.ledger.open(keyed=False) as ledger:
             ledger.advance_all(self.ids, "identity_verified")
         print(f"{len(self.ids)} approved. Next: unlearn request plan --data FILE ... --models DIR ...")  # noqa: T201

@@ -2,12 +2,13 @@
 
 import dataclasses
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 
-from unlearn.training.options import TrainingOptions
+from unlearn.training.options import ADAPTER_OPTIONS, TrainingOptions
 from verify.cli.console import progress_bar
 from verify.cli.flags import FieldFlags
 
@@ -20,6 +21,9 @@ class SweepCommand:
 
     Cost: one unlearning run and one audit of its result for every point of the grid.
     """
+
+    NEEDS: ClassVar[Mapping[str, str]] = dict.fromkeys(ADAPTER_OPTIONS, "")  # the grid may ask for an adapter
+    UNUSED: ClassVar[Mapping[str, str]] = {"seed": "every setting is run with each of --seeds"}
 
     model: str
     """The fine-tuned model: a folder or Hub name."""

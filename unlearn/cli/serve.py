@@ -4,12 +4,14 @@ import dataclasses
 import importlib.util
 import logging
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 
 from unlearn.cli.ledger import LedgerFlags
+from verify.io.extras import missing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +41,12 @@ class Serve:
     Listens on this machine only, behind a proxy that terminates TLS, unless --certificate and --private-key are given. The log has
     one line per request: keyed hash of the address, caller, method, route, status, time; and one per callback.
     """
+
+    NEEDS: ClassVar[Mapping[str, str]] = {
+        "certificate": "--private-key",
+        "private_key": "--certificate",
+        "callback_networks": "--callback-hosts",
+    }
 
     tokens: Path
     """Token file with callers and token digests, from `unlearn new-token`."""
@@ -71,9 +79,7 @@ class Serve:
         from verify.errors import InputError
 
         if any(importlib.util.find_spec(name) is None for name in ("fastapi", "uvicorn")):
-            raise InputError("the HTTP service is an extra. Install it with: pip install 'unlearn-verify[serve]'")
-        if (self.certificate is None) != (self.private_key is None):
-            raise InputError("TLS needs both --certificate and --private-key.")
+            raise missing("the HTTP service", "serve")
         if self.certificate is None and not is_this_machine(self.host):
             raise InputError(
                 f"--host {self.host} can be reached from other machines, and identifiers must not be sent in the clear. "

@@ -1,13 +1,14 @@
 """Command `unlearn train`."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from unlearn.cli.defenses import DefenseFlags, summary
 from unlearn.cli.level_table import LevelTableFlags, described
 from unlearn.training import distributed
-from unlearn.training.options import TrainingOptions, require_reporter
+from unlearn.training.options import ADAPTER_OPTIONS, TrainingOptions, require_reporter
 from verify.cli.console import progress_bar
 from verify.cli.flags import FieldFlags
 from verify.errors import InputError
@@ -48,6 +49,14 @@ class Train:
     Cost: --epochs passes over the records, forward and backward.
     """
 
+    NEEDS: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(ADAPTER_OPTIONS, "--lora or --shards"),
+        "warmup_ratio": "no --scheduler constant and --scheduler or no --defense federated",
+        **dict.fromkeys(("logging_steps", "report_to"), "no --defense dp"),
+        "save_steps": "no --shards",
+        "keep_checkpoints": "--save-steps and no --shards",
+        **dict.fromkeys(("slices", "combine"), "--shards"),
+    }
     ESSENTIAL: ClassVar[frozenset[str]] = frozenset(
         {
             *("model", "data", "output", "prompt_field", "completion_field", "id_field", "subject_field"),
@@ -68,7 +77,7 @@ class Train:
 
         if self.arguments.shards:
             return self._shards()
-        self.table.require_consistent()
+        self.table.require_possible()
         if self.table.level_table and is_complete(self.arguments.output, "model"):
             self._require_as_trained()
             return self._table()

@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any, Literal
 
 from verify.errors import InputError
+from verify.io.extras import missing
 
 Accountant = Literal["rdp", "prv"]
 """Accounting method: Renyi divergences (Mironov 2017; fast), or privacy loss variables (Gopi et al. 2021; tighter, slower)."""
@@ -32,7 +33,7 @@ def require_opacus() -> None:
     try:
         import opacus  # noqa: F401
     except ImportError:
-        raise InputError("--defense dp needs Opacus. Install it: pip install 'unlearn-verify[dp]'.") from None
+        raise missing("--defense dp (Opacus)", "dp") from None
 
 
 def epsilon_of(plan: NoisePlan, delta: float, accountant: Accountant = "rdp") -> float:

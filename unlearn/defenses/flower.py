@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from verify.errors import InputError, RunError
+from verify.errors import RunError
+from verify.io.extras import missing
 
 SILENT = {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0"}
 HOME = "FLWR_HOME"
-HINT = "Install it: pip install 'unlearn-verify[federated]'."
 
 Weights = Mapping[str, Tensor]
 """What clients and server exchange: the trained parameters by name."""
@@ -56,7 +56,7 @@ def require_flower(engine: str = "in-process") -> None:
         import flwr.serverapp.strategy
         import flwr.simulation  # noqa: F401
     except ImportError as error:
-        raise InputError(f"--defense federated needs Flower ({error.msg}). {HINT}") from None
+        raise missing(f"--defense federated (Flower: {error.msg})", "federated") from None
     telemetry = sys.modules.get("flwr.supercore.telemetry")
     if telemetry is not None:
         # Where Flower was imported earlier, it has read the environment already.
@@ -66,7 +66,7 @@ def require_flower(engine: str = "in-process") -> None:
         try:
             import ray  # noqa: F401
         except ImportError:
-            raise InputError(f"--engine simulation needs Ray. {HINT}") from None
+            raise missing("--engine simulation (Ray)", "federated") from None
 
 
 def aggregate(round_number: int, replies: Sequence[Reply]) -> dict[str, Tensor]:

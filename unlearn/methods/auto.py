@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,6 +28,7 @@ from verify.models.ensembles import ENSEMBLE
 from verify.models.loading import load_model
 from verify.provenance.holdout import HoldoutSplit, split_holdout
 from verify.provenance.shard_plan import SHARDS
+from verify.provenance.training_history import EXACTNESS, NOT_EXACT
 from verify.schema.differences import ReferenceDifference
 from verify.schema.settings import Settings
 
@@ -68,6 +69,11 @@ class Auto(Rebuild):
     idea: ClassVar[str] = "cheapest method first, each audited; an exact rebuild as the last resort"
     paper: ClassVar[str] = "compare Thudi et al. 2022 (arXiv 2110.11891)"
     cost: ClassVar[Cost] = "a retraining"
+    reads_holdout: ClassVar[bool] = True
+    NEEDS: ClassVar[Mapping[str, str]] = {
+        **Rebuild.NEEDS,
+        **dict.fromkeys(("ladder", "accept", "rates", "holdout"), "--references"),
+    }
     exactness: ClassVar[str] = (
         'Exact only where the last attempt was an exact rebuild; the field "rungs" lists the attempts in order.'
     )
@@ -171,7 +177,8 @@ class _Attempts:
         folder = self.context.work_dir / "exact"
         result = self._forget(method_classes()[name](), folder, self.context.options)
         self._count(result.training)
-        entry: dict[str, Any] = {"method": name, "exactness": result.facts["exactness"]}
+        said = {key: result.facts[key] for key in (EXACTNESS, NOT_EXACT) if key in result.facts}
+        entry: dict[str, Any] = {"method": name, **said}
         audit = self.context.work_dir / "audit-exact"
         if len(self.auto.references) >= MINIMUM_REFERENCES:
             entry["verdict"], entry["why"] = self._audit(folder, self.judged, audit)

@@ -31,6 +31,7 @@ class ClientRetrain(Rebuild):
     idea: ClassVar[str] = "train the federation again without the client"
     paper: ClassVar[str] = "exact; McMahan et al. 2017 (arXiv 1602.05629), compare Liu et al. 2021 (FedEraser)"
     cost: ClassVar[Cost] = "a retraining"
+    used_options: ClassVar[frozenset[str] | None] = frozenset({"seed"})
     exactness: ClassVar[str] = (
         "The weights are, bit by bit, those of a federation that never had the forget records, on this machine. A record that the "
         "base model was pre-trained on stays in the base model."

@@ -61,6 +61,8 @@ class FedEraser(WeightEdit):
     idea: ClassVar[str] = "replay stored rounds without the client: new directions, old lengths"
     paper: ClassVar[str] = "Liu et al. 2021 (FedEraser, IWQoS 2021), equations 3 and 4"
     cost: ClassVar[Cost] = "a share of a retraining"
+    used_options: ClassVar[frozenset[str] | None] = frozenset({"seed", "bf16"})
+    reads_holdout: ClassVar[bool] = False
     needs_base = True
 
     def __post_init__(self) -> None:
@@ -119,7 +121,9 @@ def _kept_rounds(folder: Path, saved: SavedFederation, clients: Mapping[str, Seq
         )
     found = sorted((folder / ROUNDS).glob("round-*"), key=lambda path: int(path.name.removeprefix("round-")))
     if not found:
-        raise InputError(f"{folder} holds no updates of its clients (it was trained with --no-keep-updates). Use client_retrain.")
+        raise InputError(
+            f"{folder} holds no updates of its clients (it was trained with --keep-updates False). Use client_retrain."
+        )
     return found
 
 

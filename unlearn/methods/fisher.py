@@ -43,6 +43,7 @@ class Fisher(WeightEdit):
     idea: ClassVar[str] = "noise where the retain set does not depend on the weights"
     paper: ClassVar[str] = "Golatkar et al. 2020 (arXiv 1911.04933)"
     cost: ClassVar[Cost] = "steps on forget and retain sets"
+    used_options: ClassVar[frozenset[str] | None] = frozenset({"seed", "bf16"})
 
     def __post_init__(self) -> None:
         require_scales(self.scales)

@@ -38,6 +38,7 @@ class GradientAscent(Objective):
     paper: ClassVar[str] = "Jang et al. 2023 (arXiv 2210.01504)"
     cost: ClassVar[Cost] = "steps on the forget set"
     needs_retain = False
+    NEEDS: ClassVar[Mapping[str, str]] = {"warmup_ratio": "--scheduler and no --scheduler constant"}
     defaults: ClassVar[Mapping[str, Any]] = {
         "learning_rate": 5e-5,
         "scheduler": "constant",

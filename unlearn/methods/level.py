@@ -99,6 +99,10 @@ class Level(WeightEdit):
     idea: ClassVar[str] = "bring every record to its never-trained level, estimated beforehand, and stop there"
     paper: ClassVar[str] = "this project, 2026 (docs/research/level.md)"
     cost: ClassVar[Cost] = "a share of a retraining"
+    NEEDS: ClassVar[Mapping[str, str]] = {
+        "share": "--sources mixture or --sources retraining",
+        "mixture": "--sources mixture and --holdout",
+    }
     defaults: ClassVar[Mapping[str, Any]] = {"epochs": 11.0, "batch_size": 2}
     trains_in_steps: ClassVar[bool] = True
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from unlearn.training.lora import require_whole
 from unlearn.training.method import Context, Cost, Outcome, WeightEdit
+from unlearn.training.options import ADAPTER_OPTIONS
 from unlearn.training.run import Run, train_records
 from unlearn.training.weights import Search, require_scales
 from verify.io.arguments import checked
@@ -39,6 +40,7 @@ class LoraNegation(WeightEdit):
     idea: ClassVar[str] = "subtract the weight change of an adapter trained on the forget set"
     paper: ClassVar[str] = "Zhang et al. 2023 (arXiv 2306.14870)"
     cost: ClassVar[Cost] = "a fine-tune on the forget set"
+    NEEDS: ClassVar[Mapping[str, str]] = dict.fromkeys(ADAPTER_OPTIONS, "")  # it always trains an adapter
     defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 1e-4, "epochs": 5.0, "batch_size": 8}
 
     def __post_init__(self) -> None:

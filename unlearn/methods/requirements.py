@@ -1,7 +1,7 @@
 """Checks, before anything is trained, that a method can work on the given model and records."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,14 @@ from verify.data.identity import RecordKey
 from verify.data.records import Record
 from verify.errors import ArgumentError, InputError
 from verify.models.ensembles import ENSEMBLE
-from verify.provenance.descent import trained_records
+from verify.provenance.descent import named_base_of, trained_records
+from verify.provenance.training_history import history_of
+
+BASE_UNKNOWN = (
+    "no log or manifest of the model before unlearning names the base that it was trained from. That it was this one is only the "
+    "word of whoever gave it, so the result is not called exact."
+)
+"""What the manifest says of a rebuild whose base is not on record."""
 
 
 def require_method(method: Any) -> None:
@@ -78,6 +85,46 @@ def require_inputs(method: Method, retain: Sequence[Record], base: Any) -> None:
         )
     if method.needs_base and base is None:
         raise InputError(f"{method_name(method)} needs the model before fine-tuning. Give it with --base DIR.")
+
+
+def recorded_bases(folder: Path | None) -> frozenset[str]:
+    """Return digests of the bases that a model came from, by log and manifest; several where it was trained more than once.
+
+    Args:
+        folder: folder of the model; None for one in memory or on the Hub.
+    """
+    named = None if folder is None else named_base_of(folder)
+    history = None if folder is None else history_of(folder)
+    starts = [stage.start for stage in (() if history is None else history.stages) if stage.method is None]
+    return frozenset(one for one in (*starts, None if named is None else named.weights) if one is not None)
+
+
+def require_recorded_base(method: Method, base: Any, digests: Collection[str], recorded: Collection[str], model: Any) -> None:
+    """Raise InputError where a rebuild would start from another base than the model came from.
+
+    Methods that repeat a recorded training compare the base with that record themselves.
+
+    Args:
+        method: the method.
+        base: the base, as given.
+        digests: its digests, in one precision or more.
+        recorded: digests of the bases that the model came from.
+        model: the model before unlearning, as given.
+    """
+    if not rebuilds_freely(method) or base is None or not recorded or not set(recorded).isdisjoint(digests):
+        return
+    given = base if isinstance(base, str | Path) else "(a model in memory)"
+    names = " or ".join(sorted(one[:16] for one in recorded))
+    raise InputError(
+        f"--base {given} is not the model that {model} was trained from: its weights are {min(digests)[:16]}, and by the log or "
+        f"manifest there they were {names}. Give that model with --base DIR, in the same precision (--dtype). To train from "
+        "another base, use `unlearn train` with the records that stay."
+    )
+
+
+def rebuilds_freely(method: Method) -> bool:
+    """Return whether a method trains again from whatever base it is given."""
+    return isinstance(method, Rebuild) and method.used_options is None
 
 
 def require_clean_base(base: Any, forget: Sequence[Record]) -> None:

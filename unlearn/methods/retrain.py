@@ -21,7 +21,8 @@ class Retrain(Rebuild):
     A is the fine-tuning that made the model: its options are those of its training log (or, after an approximate method, those in
     the manifest), and flags that differ from their defaults override them. The result has a training log of its own, so that the
     next deletion can be exact as well. A model trained with differential privacy is trained with it again, with fresh noise; for a
-    federation, the retraining is `client_retrain`.
+    federation, the retraining is `client_retrain`. Another base than log or manifest name is refused; where they name
+    none, the result is not called exact.
     Cao and Yang 2015 (Towards making systems forget); Bourtoule et al. 2021 (arXiv 1912.03817), definition III.1.
 
     Do not use it where it is too expensive: it costs a whole fine-tuning. Everything cheaper is judged against it.

@@ -46,6 +46,7 @@ class RMU(Objective):
     idea: ClassVar[str] = "misdirect the hidden states of forget records in one layer"
     paper: ClassVar[str] = "Li et al. 2024 (arXiv 2403.03218); Dang et al. 2024 (arXiv 2408.06223)"
     reference: ClassVar[frozenset[str]] = frozenset({"forget_hidden", "retain_hidden"})
+    NEEDS: ClassVar[Mapping[str, str]] = {"c": "no --adaptive"}
 
     def inner_layer(self, model: nn.Module) -> int:
         """Return the index of decoder layer l, counted from 0."""

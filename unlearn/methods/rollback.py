@@ -50,6 +50,7 @@ class Rollback(Rebuild):
     idea: ClassVar[str] = "back to the last checkpoint before the records, then the logged schedule without them"
     paper: ClassVar[str] = "exact replay; compare Thudi et al. 2022 (arXiv 2109.13398)"
     cost: ClassVar[Cost] = "a share of a retraining"
+    used_options: ClassVar[frozenset[str] | None] = frozenset()
     needs_base = False
     exactness: ClassVar[str] = (
         "The weights are, bit by bit, those that the logged schedule gives on this machine with the forget records filtered out of "

@@ -24,6 +24,7 @@ class ShardVectors(Rebuild):
     idea: ClassVar[str] = "retrain the affected shard's weight change and recompute the sum"
     paper: ClassVar[str] = "Ilharco et al. 2023 (arXiv 2212.04089); Bourtoule et al. 2021 (arXiv 1912.03817)"
     cost: ClassVar[Cost] = "a share of a retraining"
+    used_options: ClassVar[frozenset[str] | None] = frozenset()
     exactness: ClassVar[str] = (
         "The weights are, bit by bit, the sum that training in shards without the forget records gives on this machine. A record "
         "that the base model was pre-trained on stays in the base model."

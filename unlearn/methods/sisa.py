@@ -24,6 +24,7 @@ class SISA(Rebuild):
     idea: ClassVar[str] = "retrain the affected shard from the affected slice on"
     paper: ClassVar[str] = "Bourtoule et al. 2021 (arXiv 1912.03817)"
     cost: ClassVar[Cost] = "a share of a retraining"
+    used_options: ClassVar[frozenset[str] | None] = frozenset()
     exactness: ClassVar[str] = (
         "Every shard is, bit by bit, what training in shards without the forget records gives on this machine. A record that the "
         "base model was pre-trained on stays in the base model."

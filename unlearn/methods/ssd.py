@@ -40,6 +40,7 @@ class SSD(WeightEdit):
     idea: ClassVar[str] = "shrink the weights that matter more to the forget set than to all data"
     paper: ClassVar[str] = "Foster et al. 2024 (arXiv 2308.07707)"
     cost: ClassVar[Cost] = "steps on forget and retain sets"
+    used_options: ClassVar[frozenset[str] | None] = frozenset({"seed", "bf16"})
 
     def __post_init__(self) -> None:
         Search(self.tolerance, self.control_records)

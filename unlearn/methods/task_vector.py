@@ -55,6 +55,7 @@ class TaskVector(WeightEdit):
     idea: ClassVar[str] = "subtract the weight change that fine-tuning on the forget set causes"
     paper: ClassVar[str] = "Ilharco et al. 2023 (arXiv 2212.04089); MUSE (arXiv 2407.06460)"
     cost: ClassVar[Cost] = "a fine-tune on the forget set"
+    NEEDS: ClassVar[Mapping[str, str]] = {"mask_share": "--per mask"}
     defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 1e-5, "epochs": 5.0, "batch_size": 8}
 
     def __post_init__(self) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from verify.io.extras import install
+
 HEAD_BYTES = 512
 """Bytes at the start of a file by which its format is recognized; a tar archive is recognized at byte 257."""
 LARGEST_IN_MEMORY = 64 << 20
@@ -99,7 +101,7 @@ def seven_zip_members(file: IO[bytes]) -> Iterator[IO[bytes]]:
         import py7zr
         from py7zr.io import BytesIOFactory
     except ImportError:
-        raise UnreadableError("is a 7z archive; to open it: pip install 'unlearn-verify[formats]'") from None
+        raise UnreadableError(f"is a 7z archive; to open it: {install('formats')}") from None
     file.seek(0)
     try:
         with py7zr.SevenZipFile(file, "r") as archive:
@@ -129,7 +131,7 @@ def rar_members(file: IO[bytes]) -> Iterator[IO[bytes]]:
     try:
         import rarfile
     except ImportError:
-        raise UnreadableError("is a RAR archive; to open it: pip install 'unlearn-verify[formats]'") from None
+        raise UnreadableError(f"is a RAR archive; to open it: {install('formats')}") from None
     file.seek(0)
     try:
         with rarfile.RarFile(file) as archive:
@@ -154,7 +156,7 @@ def pdf_texts(file: IO[bytes]) -> Iterator[str]:
     try:
         import pypdf
     except ImportError:
-        raise UnreadableError("is a PDF; to read it: pip install 'unlearn-verify[formats]'") from None
+        raise UnreadableError(f"is a PDF; to read it: {install('formats')}") from None
     file.seek(0)
     pictures = 0
     try:

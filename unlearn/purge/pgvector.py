@@ -22,6 +22,7 @@ from unlearn.purge.pgvector_texts import bare, longest_text, texts_elsewhere
 from unlearn.purge.residue import BY_CONTENT, CannotCleanError, FoundResidue, Residue
 from unlearn.purge.vectors import KIND
 from verify.errors import InputError
+from verify.io.extras import missing
 
 if TYPE_CHECKING:
     import psycopg
@@ -138,7 +139,7 @@ def _connected(url: str) -> "Iterator[Connection]":
     try:
         import psycopg
     except ImportError:
-        raise InputError("PostgreSQL needs its driver: pip install 'unlearn-verify[postgres]'") from None
+        raise missing("a PostgreSQL database", "postgres") from None
     try:
         # A database without an encoding (SQL_ASCII) would give bytes, also for names of tables.
         connection = psycopg.connect(_address(url), autocommit=True, connect_timeout=10, client_encoding="UTF8")

@@ -157,6 +157,8 @@ class SuppressionList:
         Raises:
             InputError: it is missing, damaged, truncated or of another version; an incomplete list would let deleted data pass.
         """
+        if not Path(path).is_file():
+            raise InputError(f"{path} is not a file. Name the suppression list, which `unlearn suppress` and `request run` write.")
         found = cls()
         try:
             text = Path(path).read_text(encoding="utf-8")

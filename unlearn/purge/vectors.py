@@ -22,10 +22,11 @@ from unlearn.purge.formats import UnreadableError
 from unlearn.purge.redact import strings_in
 from unlearn.purge.residue import CannotCleanError
 from unlearn.purge.unpack import holds
+from verify.io.extras import install
 from verify.io.files import atomic_file
 
 KIND = "vector index"
-INSTALL = "pip install 'unlearn-verify[vectors]'"
+INSTALL = install("vectors")
 ROWS = 1024
 QDRANT_FILE = "storage.sqlite"
 _FAISS_SUFFIXES = (".faiss", ".index")

@@ -25,6 +25,7 @@ from verify.models.loading import LoadedModel, load_model
 from verify.provenance.descent import named_base_of
 from verify.provenance.level_table import LevelTable
 from verify.provenance.pool_design import LEAST_LEFT_OUT
+from verify.provenance.training_history import NOT_EXACT
 
 
 def run_attempt(folder: Path, plan: Plan, model: PlannedModel, attempt: int, sets: TrainingSets) -> Path:
@@ -98,6 +99,8 @@ def reads_level_table(plan: Plan, model: PlannedModel) -> bool:
 def exact_by(made: Path) -> str | None:
     """Return the method that rebuilt an attempt's weights without ever seeing the records; None if it was approximate.
 
+    Nor is it one whose base is not on record.
+
     `auto` may have ended with such a method. One that it lists without an exactness was beyond its budget and did not run.
     """
     about = read_json(made / MANIFEST)["about"]
@@ -105,7 +108,7 @@ def exact_by(made: Path) -> str | None:
     if name == "auto":
         last = ((about.get("facts") or {}).get("rungs") or [{}])[-1]
         return str(last["method"]) if "exactness" in last else None
-    return name if hasattr(method_classes().get(name), "exactness") else None
+    return name if hasattr(method_classes().get(name), "exactness") and NOT_EXACT not in (about.get("facts") or {}) else None
 
 
 def require_calibration(plan: Plan, model: PlannedModel, loaded: LoadedModel) -> None:

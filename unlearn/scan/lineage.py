@@ -106,7 +106,7 @@ def hashes_of_record(record: Record, key: RecordKey) -> frozenset[str]:
 
 def _model_folders(root: Path) -> Iterator[Path]:
     if not root.is_dir():
-        raise InputError(f"{root} is not a folder. Name the folders that contain models with --models DIR ...")
+        raise InputError(f"{root} is not a folder. Name folders that exist (--models DIR ..., --search DIR ...).")
     for manifest in sorted(root.rglob(MANIFEST)):
         if read_json(manifest).get("kind") == "model":
             yield manifest.parent

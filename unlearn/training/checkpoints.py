@@ -10,7 +10,7 @@ from pathlib import Path
 from unlearn.training import distributed
 from unlearn.training.options import TrainingOptions
 from verify.errors import InputError
-from verify.io.files import MANIFEST, new_output, read_json, write_json
+from verify.io.files import MANIFEST, is_complete, new_output, read_json, write_json
 
 WORK = "work"
 """Subfolder for checkpoints of an unfinished run; deleted when the run ends, since they may contain what is being removed."""
@@ -21,10 +21,15 @@ def claim_output(output_dir: str | Path) -> Path:
     """Create a folder for a result, or accept one whose run was interrupted; with several processes, the main one claims it.
 
     Raises:
-        InputError: the folder contains something else.
+        InputError: the folder contains something else, or lies in that of a finished model.
     """
     output = Path(output_dir)
     if distributed.is_main():
+        if (above := next((one for one in output.resolve().parents if is_complete(one, "model")), None)) is not None:
+            raise InputError(
+                f"--output {output} lies in the folder of a finished model, {above}, whose manifest lists every file. Give a "
+                "folder outside of it."
+            )
         new_output(output, resumable=lambda folder: (folder / WORK).is_dir() and not (folder / MANIFEST).exists())
     distributed.wait()
     return output

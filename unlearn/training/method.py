@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from unlearn.training.options import GradientOptions, TrainingOptions, TrainingResult
+from unlearn.training.options import ADAPTER_OPTIONS, GradientOptions, TrainingOptions, TrainingResult
 from unlearn.training.stopping import StopRule
 from verify.data.records import Record
 from verify.models.loading import LoadedModel
@@ -94,6 +94,9 @@ class Method(ABC):
         defaults: training options that the paper recommends, by the names of `TrainingOptions`.
         trains_in_steps: whether it changes weights by optimizer steps on the forget set alone, with `options.lora` those of an
             adapter, rather than by arithmetic on whole weights.
+        used_options: names of the training options that have an effect on it; None for all.
+        reads_holdout: whether never-trained records have an effect on it.
+        NEEDS: flags that have no effect on it without others, each with those (`verify.cli.needs`).
     """
 
     idea: ClassVar[str]
@@ -101,6 +104,9 @@ class Method(ABC):
     cost: ClassVar[Cost]
     defaults: ClassVar[Mapping[str, Any]] = {}
     trains_in_steps: ClassVar[bool] = False
+    used_options: ClassVar[frozenset[str] | None] = None
+    reads_holdout: ClassVar[bool] = True
+    NEEDS: ClassVar[Mapping[str, str]] = {}
 
     @property
     def needs_retain(self) -> bool:
@@ -270,6 +276,8 @@ class Rebuild(Method):
     """
 
     exactness: ClassVar[str]
+    reads_holdout: ClassVar[bool] = False
+    NEEDS: ClassVar[Mapping[str, str]] = dict.fromkeys(ADAPTER_OPTIONS, "")  # the training that it repeats may have had one
 
     @property
     def needs_base(self) -> bool:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from unlearn.training import distributed
 from verify.errors import InputError
@@ -17,6 +17,8 @@ DEFAULTS: Mapping[str, Any] = OPEN_OPTIONS
 """Options of a run that neither the user nor the method sets; for the learning rate see `learning_rate_of`."""
 SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt")
 """Schedules of `transformers` that need only the number of steps; others need settings or an evaluation that no run here has."""
+ADAPTER_OPTIONS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets")
+"""Options of a new adapter, which have no effect without one."""
 _FROM_ZERO = {"save_steps": "no checkpoints", "weight_decay": "none", "max_grad_norm": "no clipping", "seed": "the default"}
 """Options that may be 0, and what 0 means."""
 
@@ -50,6 +52,13 @@ class TrainingOptions:
         report_to: reporters as in `transformers` ("none", "tensorboard", "wandb", ...).
         overflow: what to do with records longer than the context: "refuse" or "split".
     """
+
+    NEEDS: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(ADAPTER_OPTIONS, "--lora"),
+        "epochs": "no --max-steps",
+        "warmup_ratio": "no --scheduler constant",
+        "keep_checkpoints": "--save-steps",
+    }
 
     learning_rate: float | None = None
     epochs: float | None = None
@@ -152,6 +161,10 @@ class Selection:
         look_records: maximum number of records of each set that are evaluated, drawn with the seed; an evaluation costs one forward
             pass over them.
     """
+
+    NEEDS: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("utility_floor", "look_every", "look_records"), "--select and --retain or --data"
+    )
 
     select: bool = True
     utility_floor: float = 0.9

@@ -1,6 +1,6 @@
 """Origins of an unlearned model: the models that it is made from as they were given, and as its manifest names them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -50,6 +50,23 @@ class Start:
         """Load the model before fine-tuning; None where none was given."""
         return None if self.base is None else load_model(self.base, tokenizer=tokenizer, dtype=self.dtype)
 
+    def base_digests(self, loaded: LoadedModel | None, recorded: Collection[str]) -> frozenset[str]:
+        """Return digests of the base that was given, also as stored and as the training loaded it where its own is not recorded.
+
+        Args:
+            loaded: the base; None where none was given.
+            recorded: digests of the bases that the model before came from.
+        """
+        if loaded is None:
+            return frozenset()
+        if loaded.digest in recorded:
+            return frozenset({loaded.digest})
+        if not isinstance(self.base, (str, Path)):  # one that was loaded in another precision cannot be compared
+            return frozenset({loaded.digest} if self.dtype == "auto" else recorded)
+        trained = (self._about().get("inputs") or {}).get("dtype", "auto")
+        others = {"auto", str(trained)} - {self.dtype}
+        return frozenset({loaded.digest, *(load_model(self.base, tokenizer=loaded.tokenizer, dtype=one).digest for one in others)})
+
     def training_log(self) -> TrainingLog | None:
         """Read the training log in the model's folder; None where there is none."""
         if isinstance(self.model, (str, Path)) and (Path(self.model) / LOG_NAME).is_file():
@@ -75,13 +92,14 @@ class Start:
         models = {"model": self.model, "base": self.base}
         return inputs_of(models, sources.named(), sources.fields, self.dtype, self.quantize)
 
-    def named_base(self, loaded: LoadedModel | None) -> dict[str, Any]:
+    def named_base(self, loaded: LoadedModel | None, recorded: Collection[str]) -> dict[str, Any]:
         """Return the manifest's entry on the base that the next deletion may start from; empty where nothing names one.
 
         Args:
             loaded: the base, where one was given; else it is the one that the model before unlearning names.
+            recorded: digests of the bases that the model before came from; no other is named in place of these.
         """
-        if loaded is not None:
+        if loaded is not None and (not recorded or not self.base_digests(loaded, recorded).isdisjoint(recorded)):
             return {BASE: NamedBase(place_of(self.base), loaded.digest).described()}
         named = None if self.folder is None else named_base_of(self.folder)
         return {} if named is None else {BASE: named.described()}

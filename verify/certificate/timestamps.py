@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from cryptography import x509
 
 from verify.errors import InputError, IntegrityError, RunError
+from verify.io.extras import missing
 from verify.io.files import atomic_file
 
 SUFFIX = ".tsr"
@@ -121,7 +122,7 @@ def check_stamp(stamp: str | Path, content: bytes, authorities: Sequence[str | P
 
 def _library() -> Any:
     if importlib.util.find_spec("rfc3161_client") is None:
-        raise InputError("time stamps are an extra. Install it with: pip install 'unlearn-verify[timestamps]'")
+        raise missing("a time stamp (RFC 3161)", "timestamps")
     import rfc3161_client
 
     return rfc3161_client

@@ -9,8 +9,11 @@ from typing import Annotated, Any, ClassVar
 import tyro
 
 from verify.cli.console import progress_bar
-from verify.cli.flags import EXIT_STATUS, FieldFlags, SetFlags, SettingsFlags
+from verify.cli.flags import EXIT_STATUS, SETTINGS_NEEDS, FieldFlags, SetFlags, SettingsFlags
 from verify.schema.differences import ReferenceDifference
+
+JUDGES = "--references or --level-table"
+"""What judges in other ways of asking."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +30,18 @@ class Audit:
             *("attacks", "margin", "subject_field", "channels", "rewordings"),
         }
     )
+
+    NEEDS: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys((field.name for field in dataclasses.fields(SettingsFlags)), "no --registration"),
+        **{name: f"{needs} and no --registration" for name, needs in SETTINGS_NEEDS.items()},
+        "level_table_key": "--level-table",
+        "expected_audits": "--holdout and no --registration",
+        "accept_reference_differences": "--references or --accept-reference-differences configuration",
+        "reference_proofs": "--references",
+        **dict.fromkeys(("rewordings", "rewording_model"), f"--holdout or --registration and {JUDGES} or --registration"),
+        "channels": f"--channels exact or --holdout and --channels exact or {JUDGES} and no --registration",
+        "accept_used_holdout": "--holdout",
+    }
 
     model: str
     """The unlearned model: a folder, GGUF file or Hub name."""
@@ -128,6 +143,8 @@ class Audit:
 class Register:
     """Register, before unlearning, what will be audited and how; give the printed digest to somebody who keeps it."""
 
+    NEEDS: ClassVar[Mapping[str, str]] = SETTINGS_NEEDS
+
     output: Path
     """A new file for the registration."""
     records: Annotated[SetFlags, tyro.conf.arg(name="")]
@@ -185,6 +202,10 @@ class SplitHoldout:
         return 0
 
 
+SIZES = ("forget", "controls", "references", "canaries", "level_table", "shards", "gap", "record_spread", "model_spread")
+"""What `power` assumes where no audit says it."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Power:
     """Compute what an audit of a given size can show, and the sizes it would need.
@@ -192,6 +213,13 @@ class Power:
     By the sizes alone, for models that vary as small ones fine-tuned on questions and answers do, and without the validity checks.
     With --audit DIR, by the references or the level table of an audit that was made, and with the validity checks.
     """
+
+    NEEDS: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(SIZES, "no --audit"),
+        **dict.fromkeys(("margin", "alpha", "expected_audits"), "no --audit"),
+        **dict.fromkeys(("canary_guesses", "epsilon"), "--canaries and no --audit"),
+        "per_subject": "--level-table and no --audit",
+    }
 
     forget: int = 0
     """Number of records to be removed."""
@@ -215,7 +243,16 @@ class Power:
     """Standard deviation between retrainings of the loss on one record, nats per token."""
     model_spread: float = 0.04
     """Standard deviation between retrainings of the mean loss on the set, nats per token."""
-    choices: Annotated[SettingsFlags, tyro.conf.arg(name="")] = SettingsFlags()
+    margin: float = 0.10
+    """rho*: the largest residual fraction that counts as forgotten."""
+    alpha: float = 0.05
+    """Level of every test."""
+    canary_guesses: int = 100
+    """Number of canary assignments guessed (Tier A)."""
+    epsilon: float = 1.0
+    """epsilon*: the largest leak of the deletion procedure that counts as deleted, in nats."""
+    expected_audits: int | None = None
+    """Number of audits planned for against the same controls, which share alpha for accusations."""
 
     def run(self) -> int:
         """Print the table."""
@@ -227,7 +264,8 @@ class Power:
         sizes = {name: getattr(self, name) for name in ("forget", "controls", "references", "canaries")}
         world = World(gap=self.gap, record_spread=self.record_spread, model_spread=self.model_spread)
         sizes |= {"pool": self.level_table, "shards": self.shards, "per_subject": self.per_subject}
-        for row in power_table(**sizes, world=world, settings=self.choices.settings()):
+        named = {name: getattr(self, name) for name in ("margin", "alpha", "canary_guesses", "epsilon", "expected_audits")}
+        for row in power_table(**sizes, world=world, settings=SettingsFlags(**named).settings()):
             print(f"{row.claim}\n    with these sizes: {row.given}\n    for 80 % power:   {row.needed}")  # noqa: T201
         return 0
 

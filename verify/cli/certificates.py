@@ -1,8 +1,9 @@
 """Commands around a certificate: keygen, certify, check, timestamp, log-entry, bom."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import tyro
 
@@ -115,6 +116,14 @@ class Certify:
 class Check:
     """Check a certificate and name exactly what does not verify; exit status 0 if everything holds, else 1."""
 
+    NEEDS: ClassVar[Mapping[str, str]] = {
+        "timestamp": "--authority",
+        "authority": "--timestamp",
+        "bundle": "--log-key",
+        "log_key": "--bundle",
+        "templates": "--letter",
+    }
+
     certificate: Annotated[Path, tyro.conf.Positional]
     """The certificate."""
     key: tuple[Path, ...] = ()
@@ -188,10 +197,7 @@ class Check:
     def _letters(self, holds: bool) -> "list[Finding]":
         """Compare the letters with the certificate, where that holds."""
         from verify.certificate.attachments import Finding
-        from verify.errors import InputError
 
-        if self.templates is not None and not self.letter:
-            raise InputError("--templates are those of a letter. Name the letter with --letter.")
         if not holds:
             return [
                 Finding(f"letter {path}", False, "it was not compared, as the certificate does not hold") for path in self.letter
@@ -206,6 +212,8 @@ class Check:
 @dataclasses.dataclass(frozen=True)
 class Timestamp:
     """Get a time stamp (RFC 3161) on a file from an authority, or check one; the authority sees only a digest."""
+
+    NEEDS: ClassVar[Mapping[str, str]] = {"authority": "--check", "check": "--authority"}
 
     file: Annotated[Path, tyro.conf.Positional]
     """A certificate, registration, commitment, ledger head: whatever must be shown to have existed today."""
@@ -240,8 +248,6 @@ class Timestamp:
             print(self.query)  # noqa: T201
             return 0
         assert self.check is not None, "one of three is given"
-        if not self.authority:
-            raise InputError("a stamp is checked against an authority that you trust. Give its root certificate with --authority.")
         found = check_stamp(self.check, self.file.read_bytes(), self.authority)
         print(visible(f"{self.file} existed on {found.at.isoformat()}, by {found.authority}"))  # noqa: T201
         return 0

@@ -33,6 +33,12 @@ def run_command(command: Callable[[], int]) -> int:
         # The reader (`head`, say) has closed the pipe. Python flushes standard output at exit, which must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILURE
+    except OSError as error:
+        if error.filename is None:  # not about a path that somebody named
+            raise
+        reason = (error.strerror or type(error).__name__).lower()
+        print(f"error: {error.filename} cannot be used: {reason}. Give a path that can be read or written.", file=sys.stderr)  # noqa: T201
+        return USAGE_ERROR
     except MemoryError:
         print("error: out of memory. Use a smaller --batch-size, or --dtype bfloat16.", file=sys.stderr)  # noqa: T201
         return FAILURE

@@ -18,6 +18,8 @@ import tyro
 from verify.cli.config_file import with_config
 from verify.cli.console import USAGE_ERROR, run_command, say_error
 from verify.cli.foreign_flags import in_our_words, spelled, unknown_command, version, version_asked
+from verify.cli.needs import require_effect
+from verify.cli.numbers import require_numbers
 from verify.errors import InputError
 
 CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
@@ -100,7 +102,11 @@ def _parsed(kind: Any, words: list[str], prog: str) -> Any:
         print(f"These are the most important flags; {prog} {HELP_ALL} lists every flag.")  # noqa: T201
         raise SystemExit(0)
     words = ["--help" if word == HELP_ALL else word for word in words]
-    return tyro.cli(kind, args=in_our_words(kind, with_config(words, kind, prog), prog), prog=prog, config=CONFIG)
+    words = in_our_words(kind, with_config(words, kind, prog), prog)
+    made = tyro.cli(kind, args=words, prog=prog, config=CONFIG)
+    require_numbers(made)
+    require_effect(made, words)
+    return made
 
 
 def _reduced(kind: Any, essential: frozenset[str]) -> Any:

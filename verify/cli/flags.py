@@ -9,6 +9,12 @@ if TYPE_CHECKING:
     from verify.schema.parts import VerdictWord
     from verify.schema.settings import Settings
 
+SETTINGS_NEEDS = {
+    **dict.fromkeys(("utility_tolerance", "utility_ceiling", "retain_records"), "--retain or --data"),
+    **dict.fromkeys(("twins", "shard_siblings"), "--holdout"),
+    "relearning_rate": "no --channels or --channels relearned and --holdout",
+}
+"""What settings of an audit need to have an effect, where its records are given."""
 EXIT_STATUS: "dict[VerdictWord, int]" = {"EQUIVALENT_WITHIN": 0, "NOT_FORGOTTEN": 10, "INCONCLUSIVE": 11, "NOT_TESTABLE": 12}
 
 

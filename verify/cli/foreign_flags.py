@@ -15,9 +15,9 @@ from typing import Any
 import tyro
 
 from verify.errors import InputError
+from verify.io.extras import DISTRIBUTION
 from verify.io.foreign_names import COMMANDS, FLAGS, METHODS, OMIT, TABLE, ForeignName, closest, foreign_name, plain
 
-DISTRIBUTION = "unlearn-verify"
 _YES, _NO = frozenset({"true", "1", "yes", "on"}), frozenset({"false", "0", "no", "off"})
 _OPTION = re.compile(r"--?[A-Za-z]")
 _SPLITS = {"forget_split": "forget", "retain_split": "retain", "holdout_split": "holdout", "task_name": "output"}

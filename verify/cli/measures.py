@@ -1,8 +1,9 @@
 """Commands that measure and give no verdict of their own: probe, backdoor, tofu, muse."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -17,6 +18,8 @@ class Probe:
     Cost: each probe takes one pass over the records or more on the model, the original and every reference; relearning trains
     each of them for a few steps.
     """
+
+    NEEDS: ClassVar[Mapping[str, str]] = {"base": "no --probes or --probes interpolation or --probe"}
 
     model: str
     """The unlearned model: a folder, GGUF file or Hub name."""
@@ -151,6 +154,8 @@ class TofuMetricsCommand:
 @dataclasses.dataclass(frozen=True)
 class MuseMetricsCommand:
     """Compute MUSE's VerbMem, KnowMem and PrivLeak, for comparison with published numbers; no verdict."""
+
+    NEEDS: ClassVar[Mapping[str, str]] = {"holdout": "--retrained", "retrained": "--holdout"}
 
     model: str
     """The model: a folder or Hub name."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -49,6 +50,13 @@ class Reexecute:
     ESSENTIAL: ClassVar[frozenset[str]] = frozenset(
         {"model", "base", "data", "forget", "log", "commitment", "requested", "segments", "output"}
     )
+
+    NEEDS: ClassVar[Mapping[str, str]] = {
+        "requested": "--commitment",
+        "from_base": "--commitment and --requested",
+        "nonce": "--segments or no --log and no --segments all",
+        "workers": "no --engine",
+    }
 
     model: Path
     """The deleted model's folder, with its training log."""

@@ -2,10 +2,11 @@
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import tyro
 
@@ -13,6 +14,10 @@ from verify.cli.flags import EXIT_STATUS
 
 if TYPE_CHECKING:
     from verify.schema.deletion_record import DeletionRecord, RequestFacts
+
+
+KEYS_NEED = dict.fromkeys(("key", "operator_key", "auditor_key"), "--certificate")
+"""What keys are for in commands that write documents."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +65,9 @@ class Compare:
         from verify.schema.evidence import Entry, Evidence
 
         names = self.names or _distinct_names(self.audits)
-        if len(names) != len(self.audits) or not names:
+        if not self.audits:
+            raise InputError("name the audits: verify-unlearning compare DIR ... --output FILE, by the folders that `audit` wrote.")
+        if len(names) != len(self.audits):
             raise InputError(f"{len(self.audits)} audits and {len(names)} names were given. Give --names one for each audit.")
         entries: list[Entry] = [
             (name, Evidence.load(folder / "evidence.json"), None) for name, folder in zip(names, self.audits, strict=True)
@@ -79,6 +86,8 @@ def _distinct_names(folders: tuple[Path, ...]) -> tuple[str, ...]:
 @dataclasses.dataclass(frozen=True)
 class DeletionReport:
     """Write the compliance page of a batch of deletion requests: what was requested, done, shown and not shown."""
+
+    NEEDS: ClassVar[Mapping[str, str]] = KEYS_NEED
 
     deletion: Annotated[Path, tyro.conf.Positional]
     """deletion.json: the operator's facts."""
@@ -157,6 +166,8 @@ class AnnexCommand:
 class LetterCommand:
     """Write the letters of reply to deletion requests; sender and addressee are left for you to fill in."""
 
+    NEEDS: ClassVar[Mapping[str, str]] = {**KEYS_NEED, "confirmation": "no --extension"}
+
     deletion: Annotated[Path, tyro.conf.Positional]
     """deletion.json: the operator's facts."""
     output: Path
@@ -211,8 +222,6 @@ class LetterCommand:
         known = {request.id: request for request in record.requests}
         if unknown := [name for name in self.requests if name not in known]:
             raise InputError(f"{len(unknown)} of the requests named are not in {self.deletion}. Give numbers that it contains.")
-        if self.extension and self.confirmation:
-            raise InputError("--extension and --confirmation are two letters. Give one of them.")
         if (self.extension or self.confirmation) and not self.requests:
             raise InputError("letters to people whose requests are open are for named requests only. Name them with --requests.")
         chosen = [known[name] for name in self.requests] or [one for one in record.requests if one.outcome != "open"]

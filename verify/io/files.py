@@ -107,6 +107,8 @@ def read_json(path: str | Path, *, constants: bool = False) -> Any:
         return parse_json(path.read_text(encoding="utf-8"), constants=constants)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist. Give the path of an existing JSON file.") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}). Give the path of an existing JSON file.") from None
     except NotStrictError as error:
         named = "" if error.name is None else f" ({error.name!r})"
         raise InputError(f"{path} is ambiguous: {error.reason}{named}. Correct it, or make it again.") from None

@@ -13,6 +13,7 @@ from typing import Any
 from joblib import Parallel, delayed, parallel_config
 
 from verify.errors import InputError, RunError
+from verify.io.extras import missing
 from verify.io.libraries import quiet_libraries
 
 WORKERS = 2
@@ -152,9 +153,7 @@ def _connecting(kind: str, address: str) -> Iterator[None]:
     try:
         yield
     except ImportError:
-        raise InputError(
-            f"the cluster {kind}://{address} needs the library {kind}. Install it: pip install 'unlearn-verify[cluster]'."
-        ) from None
+        raise missing(f"the cluster {kind}://{address} ({kind})", "cluster") from None
     except (OSError, TimeoutError):
         raise InputError(f"nothing answers at {kind}://{address}. Start the scheduler, or name no cluster.") from None
 

@@ -16,6 +16,7 @@ from verify.data.encoding import Encoder, padding_token_id
 from verify.data.records import Fields, Record, RecordSource
 from verify.data.sources import load_records, stream_rows
 from verify.errors import InputError
+from verify.io.extras import missing
 from verify.models.generation import greedy_continuations
 from verify.models.loading import LoadedModel, load_model
 from verify.models.token_stats import compute_token_statistics
@@ -200,7 +201,7 @@ def rouge_l(made: Sequence[str], truth: Sequence[str], part: str) -> Array:
     try:
         from rouge_score import rouge_scorer
     except ImportError:
-        raise InputError("ROUGE needs the package rouge-score: pip install 'unlearn-verify[papers]'.") from None
+        raise missing("ROUGE (rouge-score)", "papers") from None
     scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
     return np.array([getattr(scorer.score(right, text)["rougeL"], part) for text, right in zip(made, truth, strict=True)])
 

@@ -99,6 +99,8 @@ def backdoor(
     """
     if not references:
         raise InputError("a trigger's rate without training needs a model that never saw it. Name one with --references.")
+    if not 0 < alpha < 1:
+        raise InputError(f"--alpha must lie between 0 and 1, got {alpha}. Leave it out for 0.001.")
     sets = {"triggers": load_records(triggers, fields)}
     if other_triggers is not None:
         sets["other triggers"] = load_records(other_triggers, fields)

@@ -71,20 +71,53 @@ def require_safe_folder(source: str | Path) -> None:
     """
     folder = Path(source)
     if folder.is_file():
-        raise InputError(f"{source} is a file, and no GGUF file. Give the model's folder.")
+        raise InputError(f"{source} is a file, and no GGUF file. Give the model's folder, such as {folder.parent}.")
     if not folder.is_dir():
         if str(source).count("/") > 1 or str(source).startswith((".", "/", "~")):
             raise InputError(f"{source} does not exist. Give a model's folder or a Hub name like owner/name.")
         return
     if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json", "tokenizer.json")):
-        if (file := next(iter(sorted(folder.glob("*.gguf"))), None)) is not None:
-            raise InputError(f"{source} is a folder of GGUF files. Give one of the files: {file}.")
-        raise InputError(f"{source} holds no model (no config.json or adapter_config.json). Give a model's folder.")
+        raise InputError(_no_model(source, folder))
     if (folder / MANIFEST).exists():
         require_listed(folder, verify_manifest(folder))
     _require_files_inside(folder)
     _require_no_code(folder)
     _require_no_pickle(folder)
+
+
+def _no_model(source: str | Path, folder: Path) -> str:
+    """Return the message for a folder without a model's configuration, with the model that it seems to hold."""
+    if (file := next(iter(sorted(folder.glob("*.gguf"))), None)) is not None:
+        return f"{source} is a folder of GGUF files. Give one of the files: {file}."
+    if (file := next(iter(sorted(folder.glob("adapter*.safetensors"))), None)) is not None:
+        return (
+            f"{source} holds an adapter's weights ({file.name}) without its adapter_config.json, which names base and rank. "
+            "Copy that file beside the weights, or save the adapter again with save_pretrained(...) of PEFT."
+        )
+    found = [path.parent for name in ("adapter_config.json", "config.json") for path in sorted(folder.glob(f"*/{name}"))]
+    if found:
+        more = f" ({len(found)} of its subfolders hold one)" if len(found) > 1 else ""
+        return f"{source} holds no model itself, only in a subfolder. Give the one that is meant, such as {found[0]}{more}."
+    return f"{source} holds no model (no config.json or adapter_config.json). Give a model's folder."
+
+
+def require_adapter_weights(source: str | Path, folder: Path) -> None:
+    """Refuse a folder with an adapter's configuration whose weights are missing or have another name.
+
+    Raises:
+        InputError: the message names the files that may be meant.
+    """
+    has = {name for name in ("config.json", "adapter_config.json", "adapter_model.safetensors") if (folder / name).is_file()}
+    if has != {"adapter_config.json"}:  # beside a whole model it may be a leftover
+        return
+    start = f"{source} holds an adapter's configuration (adapter_config.json), but adapter_model.safetensors is missing"
+    others = sorted(path.relative_to(folder).as_posix() for path in folder.glob("**/*.safetensors"))
+    if not others:
+        raise InputError(f"{start}. Copy the weights beside it, or save the adapter again with save_pretrained(...) of PEFT.")
+    raise InputError(
+        f"{start}, the name by which PEFT reads its weights. There is {', '.join(others[:3])}: if "
+        "that is the adapter, give it that name in this folder; if it is a whole model, give it a folder of its own."
+    )
 
 
 def local_folder(source: str | Path) -> Path:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verify.errors import InputError
+from verify.io.extras import missing
 from verify.io.files import file_digest
 
 SUFFIX = ".gguf"
@@ -121,7 +122,7 @@ def read_gguf(path: str | Path) -> GgufFile:
     """
     path = Path(path)
     if importlib.util.find_spec("gguf") is None:
-        raise InputError(f"{path.name} is a GGUF file, for which a package is missing. Run pip install 'unlearn-verify[gguf]'.")
+        raise missing(f"{path.name} (a GGUF file)", "gguf")
     if not path.is_file():
         raise InputError(f"{path} does not exist. Give a model's folder, a GGUF file or a Hub name like owner/name.")
     size = path.stat().st_size

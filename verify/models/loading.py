@@ -23,7 +23,7 @@ from verify.models.checked_loading import load_adapter, load_whole
 from verify.models.configuration import folder_configuration, memory_configuration, named_base
 from verify.models.digests import weights_digest
 from verify.models.ensembles import ENSEMBLE, load_ensemble
-from verify.models.folder_checks import local_folder, require_safe_folder
+from verify.models.folder_checks import local_folder, require_adapter_weights, require_safe_folder
 from verify.models.gguf_files import is_gguf, read_gguf
 from verify.models.gguf_models import gguf_model
 from verify.models.gguf_tokenizers import gguf_tokenizer
@@ -170,6 +170,7 @@ def _load_folder(source: str, base: str | Path | None, dtype: str, quantize: str
     if is_gguf(source):
         return _load_gguf(source, dtype, quantize), source
     folder = local_folder(source)
+    require_adapter_weights(source, folder)
     _require_one_model(source, folder)
     if (folder / ENSEMBLE).is_file():
         named_base = None if base is None else str(base)

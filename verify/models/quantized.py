@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from verify.errors import InputError
+from verify.io.extras import missing
 from verify.io.files import read_json, write_json
 
 Quantization = Literal["4bit", "8bit"]
@@ -35,7 +36,7 @@ def loading_arguments(source: str, kind: str, dtype: Any, device: str) -> dict[s
     if kind not in KINDS:
         raise InputError(f"--quantize {kind} is unknown. Use {' or '.join(KINDS)}.")
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise InputError(f"--quantize {kind} needs bitsandbytes. Install it: pip install 'unlearn-verify[quantized]'.")
+        raise missing(f"--quantize {kind} (bitsandbytes)", "quantized")
     if kind == "8bit":
         settings = BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
     else:

@@ -20,6 +20,8 @@ HOLDOUT_USED = "holdout_used"
 UNLEARNED_FROM = "unlearned_from"
 """Manifest field of a model that was unlearned again and again: digests of what the unlearnings before the last started from, the
 latest first. Their folders may be gone."""
+EXACTNESS, NOT_EXACT = "exactness", "not_exact"
+"""Entries of a rebuild's facts: what its exactness covers, or why it is not called exact."""
 LONGEST = 64
 """Largest number of trainings that are followed back; manifests that name each other in a cycle must not hang an audit."""
 
@@ -163,7 +165,7 @@ def _stage(folder: Path) -> Stage:
     about = _about(folder)
     path = _log_path(folder)
     log = TrainingLog.read(path) if path.is_file() else None
-    method = about.get("method") if "exactness" not in _mapping(about.get("facts")) else None
+    method = about.get("method") if {EXACTNESS, NOT_EXACT}.isdisjoint(_mapping(about.get("facts"))) else None
     start = (None if log is None else log.start_weights) or about.get("weights_before") or about.get("start_weights")
     final = about.get("weights") or (None if log is None else log.final_weights)
     return Stage(folder, _text(start), _text(final), log, _text(method), about)

@@ -24,9 +24,9 @@ def draw_segments(plan: Plan, wanted: int | Literal["all"] | None, nonce: str | 
     count, held = len(plan.segments()), plan.forget_segments
     size = count
     if isinstance(wanted, int):
-        if not 1 <= wanted <= count:
+        if count and not 1 <= wanted <= count:
             raise InputError(f"--segments {wanted} cannot be: there are {count}. Give a number from 1 to {count}, or all.")
-        size = wanted
+        size = min(wanted, count)  # where the logs contradict the deletion, there are none
     elif wanted is None and plan.kind == "own schedule" and count:
         size = sample_size(count, min(count, held or 1), 0.99)
     sampled = size < count

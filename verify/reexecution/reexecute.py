@@ -97,8 +97,7 @@ def reexecute(
     """
     if output is not None and Path(output).exists():
         raise InputError(f"{output} exists. Name a new file with --output.")
-    if workers < 1:
-        raise InputError(f"workers={workers} cannot execute anything. Give a number from 1 on.")
+    _require_counts(workers, segments)
     adapter = is_adapter_folder(model) or (Path(model) / SHARDS).is_file()
     require_memory_for_training(base, adapter=adapter, dtype=dtype)
     began, key = time.monotonic(), RecordKey.load()
@@ -123,6 +122,13 @@ def reexecute(
     if output is not None:
         proof.save(output)
     return proof
+
+
+def _require_counts(workers: int, segments: int | Literal["all"] | None) -> None:
+    if workers < 1:
+        raise InputError(f"workers={workers} cannot execute anything. Give a number from 1 on.")
+    if isinstance(segments, int) and segments < 1:
+        raise InputError(f"--segments must be 1 or more, or all, got {segments}. Leave it out for as many as find a false one.")
 
 
 def _time(requested: str | None) -> datetime | None:

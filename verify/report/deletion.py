@@ -15,6 +15,7 @@ from typing import Any
 
 from verify.certificate.check import PRECEDENCE, Signer
 from verify.errors import InputError
+from verify.provenance.training_history import NOT_EXACT
 from verify.report.attack_pages import AttackPage, attack_pages, headline, references_of, worst_attack
 from verify.report.channel_pages import ChannelPage, channel_page
 from verify.report.channel_words import channels_in_a_cell
@@ -117,7 +118,7 @@ class _Replaced:
             ("weights before", model.before),
             ("weights after", model.after),
             ("method", model.method),
-            ("exactness", model.exactness or "none: an approximate method"),
+            ("exactness", model.exactness or model.facts.get(NOT_EXACT) or "none: an approximate method"),
             ("went into service on the basis of", _basis(model)),
             ("parameters", _settings(model.parameters)),
             ("options", _settings(model.options)),

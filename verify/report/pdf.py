@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from verify.errors import InputError, RunError
+from verify.io.extras import missing
 from verify.io.files import atomic_file
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -33,9 +34,7 @@ def write_pdf(html: str, path: str | Path) -> None:
     try:
         from playwright.sync_api import Error, sync_playwright
     except ImportError:
-        raise InputError(
-            "a PDF needs playwright. Install it with `pip install 'unlearn-verify[pdf]'`, or print the HTML file from a browser."
-        ) from None
+        raise missing("a PDF (playwright)", "pdf", "print the HTML file from a browser") from None
     program = chromium()
     if program is None or not shutil.which(program):
         raise InputError(

@@ -315,6 +315,8 @@ class Evidence(Judgement):
         Raises:
             InputError: the file is missing, truncated, of another version, or not what the schema allows.
         """
+        if not Path(path).is_file():
+            raise InputError(f"{path} does not exist. Give the folder that `verify-unlearning audit` wrote.")
         content = read_json(path)
         try:
             # JSON has no tuples, so lists are accepted for them; everything else stays strict.
