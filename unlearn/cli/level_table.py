@@ -39,7 +39,7 @@ class LevelTableFlags:
     record key."""
 
     def require_possible(self) -> None:
-        """Raise InputError where no table has so many models and such a share of them."""
+        """Raise InputError where a table of this number of models and this share of them cannot be made."""
         from verify.provenance.pool_design import left_out_models
 
         if self.level_table:
