@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import datasets
 import planted_residues as planted
@@ -11,21 +12,28 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import unlearn.cli.main
-from unlearn import NPO, TrainingOptions, finetune, forget
+from unlearn import NPO, TrainingOptions, finetune, finetune_shards, forget
 from unlearn.purge.find import Residue, find_residues, remove
 from unlearn.purge.models import TOMBSTONE
-from unlearn.scan.lineage import AffectedModel, affected_models
+from unlearn.scan.lineage import AffectedModel, affected_models, stages_of
+from unlearn.training.shards import ShardPlan
 from verify.data.identity import RecordKey
 from verify.data.sources import load_records
 from verify.io.files import MANIFEST, is_complete, verify_manifest
+from verify.provenance.descent import trained_records
+from verify.provenance.training_log import LOG_NAME
 
 DELETED = load_records(planted.FORGET)
 KEPT = load_records(planted.RETAIN)
 
 
-def affected(models: Path) -> list[AffectedModel]:
+def hashes() -> set[str]:
     key = RecordKey.load()
-    return affected_models([models], {key.of(record.fingerprint) for record in DELETED})
+    return {key.of(record.fingerprint) for record in DELETED}
+
+
+def affected(models: Path) -> list[AffectedModel]:
+    return affected_models([models], hashes())
 
 
 def find(root: Path, spare: list[Path], models: Path | None = None) -> list[Residue]:
@@ -194,6 +202,80 @@ def test_a_run_that_never_ended(house: Path) -> None:
     assert names(house, found)["shadow/work"] == "unfinished run"
     remove(found)
     assert not (house / "shadow" / "work").exists()
+
+
+def in_shards(root: Path, model_dir: Path, slices: int, combine: Any, rows: list[dict[str, Any]]) -> Path:
+    """A model in two shards, which nothing but its stages' weights tells from others."""
+    options = TrainingOptions(epochs=1, overflow="split", learning_rate=1e-2, lora=True, lora_rank=2)
+    return finetune_shards(model_dir, rows, output_dir=root, plan=ShardPlan(2, slices, combine, options)).model_dir
+
+
+@pytest.mark.parametrize(("slices", "combine"), [(1, "average"), (3, "average"), (2, "sum")])
+def test_a_model_in_shards_goes_with_all_of_its_stages(model_dir: Path, tmp_path: Path, slices: int, combine: str) -> None:
+    """However many stages a shard has and however the shards answer; one that never saw the records stays whole. What a removal by
+    an earlier version, which left the stages, kept of the records is found; so is a copy of a stage's weights."""
+    root = tmp_path.resolve()
+    old = in_shards(root / "old", model_dir, slices, combine, planted.ROWS)
+    clean = in_shards(root / "clean", model_dir, slices, combine, planted.RETAIN)
+    left = Path(shutil.copytree(old, root / "left"))
+    for path in (path for path in left.iterdir() if path.is_file()):
+        path.unlink()
+    found = find(root, [])
+    seen = {stage for stage in stages_of(left) if trained_records(stage) & hashes()}
+    assert seen
+    assert {residue.place for residue in found if residue.place.is_relative_to(left)} == seen
+    copied = Path(shutil.copytree(max(seen), root / "copied"))
+    (copied / MANIFEST).unlink()
+    (copied / LOG_NAME).unlink()
+    found = find(root, [])
+    assert names(root, found)["copied/adapter_model.safetensors"] == "copied weights"
+    assert remove(found) == []
+    assert not old.exists()
+    assert not copied.joinpath("adapter_model.safetensors").exists()
+    assert not [stage for stage in stages_of(left) if trained_records(stage) & hashes()]
+    assert is_complete(clean, "model")
+    assert len(stages_of(clean)) == 2 * slices
+    assert all(is_complete(stage, "shard") for stage in stages_of(clean))
+    assert find(root, []) == []
+
+
+@pytest.mark.parametrize("survivors", [2, 7, 9, 12])
+def test_a_removal_of_a_model_in_shards_is_finished(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, survivors: int
+) -> None:
+    """Killed in the model's own files or in any of its stages: the next purge leaves none of them."""
+    root = tmp_path.resolve()
+    old = in_shards(root / "old", model_dir, 2, "average", planted.ROWS)
+    unlink, count = Path.unlink, iter(range(99))
+
+    def dies(path: Path, missing_ok: bool = False) -> None:
+        if next(count) >= survivors:
+            raise KeyboardInterrupt
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", dies)
+    with pytest.raises(KeyboardInterrupt):
+        remove(find(root, []))
+    monkeypatch.undo()
+    assert old.exists()
+    assert remove(find(root, [])) == []
+    assert not old.exists()
+
+
+@pytest.mark.parametrize("place", [".", "shard-0/slice-0"])
+def test_weights_of_a_training_that_was_cut_off_are_listed(house: Path, place: str) -> None:
+    """Weights beside a log that names a record, and no manifest: a kill before the last file leaves them. They stay, with advice, as
+    no manifest says what they are; those of a training without the records are not named."""
+    for name in ("shadow", "clean"):
+        cut_off = Path(shutil.copytree(house / name, house / f"new-{name}" / place))
+        (cut_off / MANIFEST).unlink()
+        weights = load_file(cut_off / "model.safetensors")
+        save_file({entry: tensor + 1 for entry, tensor in weights.items()}, cut_off / "model.safetensors")
+    stay = remove(find(house, [house / "served"]))
+    (listed,) = [residue for residue in stay if residue.place.is_relative_to(house / "new-shadow")]
+    assert (listed.place.name, listed.kind) == ("model.safetensors", "unfinished run")
+    assert "by hand" in listed.reason
+    assert not [residue for residue in stay if residue.place.is_relative_to(house / "new-clean")]
 
 
 @pytest.mark.parametrize("name", ["../../precious.txt", "/etc/hostname", "link/precious.txt"])

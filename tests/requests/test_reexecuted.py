@@ -118,6 +118,7 @@ def test_two_in_a_row(desk: Path, shell: Shell, capsys: pytest.CaptureFixture[st
     assert "before the request" in said
     assert "deletion and proof together" in said
     closed(shell, first, "sharded/m")
+    assert not Path("sharded/m").exists(), "the old model is gone, and every stage of it"
     batch = batch_of(first)
     record = DeletionRecord.load(batch / "deletion.json")
     (model,) = record.models

@@ -28,11 +28,12 @@ from unlearn.purge.unpack import holds
 from unlearn.purge.vectors import KIND as VECTORS
 from unlearn.purge.vectors import Store, stores
 from unlearn.purge.weight_copies import WeightIndex
-from unlearn.scan.lineage import AffectedModel
+from unlearn.scan.lineage import AffectedModel, stages_of
 from verify.data.identity import RecordKey
 from verify.data.records import Record
 from verify.errors import InputError, VerifyError
 from verify.io.files import MANIFEST, disk_errors, is_complete
+from verify.provenance.descent import trained_records
 from verify.provenance.level_rows import ROWS
 from verify.provenance.level_table import KIND, LevelTable, remove_rows
 
@@ -262,8 +263,9 @@ def _weight_copies(files: Sequence[Path], doomed: Sequence[AffectedModel], clean
         if path.suffix in WEIGHT_SUFFIXES and not (path.parent / MANIFEST).exists():
             by_folder.setdefault(path.parent, []).append(path)
     unlearned = behind_unlearning(doomed)
-    models = [(model.weights, model.folder) for model in doomed if model.records or model.weights not in unlearned]
-    index = WeightIndex(models if by_folder else (), clean)
+    chosen = [model for model in doomed if model.records or model.weights not in unlearned]
+    models = [(model.weights, place) for model in chosen if by_folder for place in (model.folder, *_stages_that_saw(model))]
+    index = WeightIndex(models, clean)
     for own in by_folder.values():
         exports = [path for path in own if path.suffix == ".gguf"]
         for path in exports:
@@ -276,6 +278,11 @@ def _weight_copies(files: Sequence[Path], doomed: Sequence[AffectedModel], clean
             for path in others:
                 if index.likeness([path]) is not None:  # not the unreadable or foreign files beside the copy
                     yield FoundResidue(path, "copied weights", "the tensors of an affected model", path.unlink, likeness.weights)
+
+
+def _stages_that_saw(model: AffectedModel) -> Iterator[Path]:
+    """Yield the stages of a model in shards that were trained on one of the records: it answers with the weights of these."""
+    yield from (stage for stage in stages_of(model.folder) if trained_records(stage) & model.names)
 
 
 def _by_content(files: Sequence[Path], rules: Rules) -> Iterator[Residue]:

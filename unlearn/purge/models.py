@@ -12,15 +12,17 @@ from functools import partial
 from pathlib import Path
 
 from unlearn.purge.residue import CannotCleanError, FoundResidue, Residue
-from unlearn.scan.lineage import AffectedModel
+from unlearn.scan.lineage import AffectedModel, stages_of
 from unlearn.training.checkpoints import WORK
-from unlearn.training.log import LOG_NAME, TrainingLog
 from verify.errors import InputError
 from verify.io.files import MANIFEST, read_json, sync_directory, write_json
 from verify.io.strict_json import parse_json
+from verify.provenance.descent import trained_records
+from verify.provenance.training_log import LOG_NAME
 
 TOMBSTONE = f"{MANIFEST}.removing"
 """File in place of the manifest while a folder is being removed; lists the files to remove."""
+UNFINISHED = "unfinished run"
 WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".ckpt", ".onnx", ".h5", ".msgpack")
 
 
@@ -54,9 +56,22 @@ def model_residues(folders: Sequence[Path], affected: Sequence[AffectedModel], n
             found.append(Residue(folder, "adapter", "on an affected model", False, reason))
         if (folder / TOMBSTONE).is_file():
             found.append(FoundResidue(folder, "half-removed model", "its removal was interrupted", partial(remove_folder, folder)))
-        elif folder.name == WORK and (reason := _unfinished(folder, names)):
-            found.append(FoundResidue(folder, "unfinished run", reason, partial(shutil.rmtree, folder)))
+        elif folder.name == WORK and (reason := _unfinished(folder.parent, names)):
+            found.append(FoundResidue(folder, UNFINISHED, reason, partial(shutil.rmtree, folder)))
+        else:
+            found += _without_manifest(folder, names)
     return found
+
+
+def _without_manifest(folder: Path, names: Collection[str]) -> Iterator[Residue]:
+    """Yield the weights in a folder whose log says that they saw a record, and which no manifest vouches for: they stay listed.
+
+    A training that was killed before its last file leaves such weights; so does a model whose manifest was lost.
+    """
+    weights = [path for path in sorted(folder.iterdir()) if path.suffix in WEIGHT_SUFFIXES and path.is_file()]
+    if weights and (folder / LOG_NAME).is_file() and (reason := _unfinished(folder, names)):
+        advice = "no manifest says which model they are of; make the model again under another name, and remove these by hand"
+        yield from (Residue(path, UNFINISHED, reason, False, advice) for path in weights if not path.is_symlink())
 
 
 def _base_of_adapter(folder: Path) -> Path | None:
@@ -77,9 +92,10 @@ def covered_files(folder: Path, files: Collection[Path]) -> set[Path]:
     if manifest is None:
         return {path for path in files if path.is_relative_to(folder)}
     try:
-        return {folder / name for name in _listed(manifest)} | {manifest}
+        own = {folder / name for name in _listed(manifest)} | {manifest}
     except CannotCleanError:
         return set()
+    return own.union(*(covered_files(stage, files) for stage in stages_of(folder)))
 
 
 def behind_unlearning(affected: Sequence[AffectedModel]) -> set[str]:
@@ -110,7 +126,8 @@ def _of_model(folder: Path, kind: str, how: str, model: AffectedModel) -> Iterat
                 False,
                 "it was probably made from that model; look at it, or remove it by hand",
             )
-    yield FoundResidue(folder, kind, how, partial(remove_folder, folder, clean), model.weights)
+    going = partial(_remove_alone, folder) if model.alone else partial(remove_folder, folder, clean)
+    yield FoundResidue(folder, kind, how, going, model.weights)
 
 
 def _checkpoints(folder: Path) -> list[Path]:
@@ -146,13 +163,12 @@ def _own_files(folder: Path) -> Iterator[Path]:
             yield from _own_files(path)
 
 
-def _unfinished(work: Path, names: Collection[str]) -> str:
-    """Describe a working folder of an unfinished run that saw a record; "" for any other."""
-    log = work.parent / LOG_NAME
-    if (work.parent / MANIFEST).exists() or not log.is_file():
+def _unfinished(folder: Path, names: Collection[str]) -> str:
+    """Describe an unfinished run that saw a record, in the folder of its result; "" for any other."""
+    if (folder / MANIFEST).exists():
         return ""
     try:
-        seen = len(set(TrainingLog.read(log).records) & set(names))
+        seen = len(trained_records(folder) & set(names))
     except InputError:
         return ""
     return f"an interrupted run, trained on {seen} of the records" if seen else ""
@@ -189,6 +205,13 @@ def remove_folder(folder: Path, spare: Collection[Path] = ()) -> None:
         folder.rmdir()
 
 
+def _remove_alone(stage: Path) -> None:
+    """Remove a stage without a model around it, and what is empty then of the folders that the training had made for it."""
+    remove_folder(stage)
+    if stage.parent.name.startswith("shard-"):
+        _remove_empty(stage.parent, stage.parents[2])
+
+
 def _require_inside(folder: Path, names: Collection[str]) -> None:
     for name in names:
         path = folder / name
@@ -197,10 +220,11 @@ def _require_inside(folder: Path, names: Collection[str]) -> None:
 
 
 def _remove_parts(folder: Path) -> None:
-    """Remove nested shards, which have manifests of their own; other models inside and spared checkpoints stay."""
-    for part in sorted(folder.iterdir()):
-        if part.is_dir() and not part.is_symlink() and _kind(part / MANIFEST) == "shard":
-            remove_folder(part)
+    """Remove the stages of a training in shards, which have manifests of their own; other models and spared checkpoints stay."""
+    for stage in stages_of(folder):
+        if _kind(stage / MANIFEST) == "shard" or (stage / TOMBSTONE).is_file():
+            remove_folder(stage)
+        _remove_empty(stage.parent, folder)
 
 
 def _kind(manifest: Path) -> str:

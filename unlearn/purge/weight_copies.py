@@ -16,6 +16,7 @@ from typing import IO
 import torch
 from torch import Tensor
 
+from unlearn.scan.lineage import stages_of
 from verify.io.strict_json import parse_json
 
 FEWEST_VALUES = 16
@@ -64,23 +65,24 @@ class WeightIndex:
         """Index the tensors of models.
 
         Args:
-            models: weights digest and folder of each affected model; one without safetensors files is skipped.
+            models: weights digest and folder of each affected model, or of a stage of one in shards; a folder without safetensors
+                files is skipped.
             known_clean: folders of unaffected models; tensors that these contain too identify nothing and are ignored.
         """
         listed = list(models)
-        common = {name for folder in known_clean if listed for name in _of_folder(folder)}
-        self._models: dict[str, dict[str, int]] = {}
+        common = {name for folder in known_clean if listed for place in (folder, *stages_of(folder)) for name in _of_folder(place)}
+        self._models: list[tuple[str, dict[str, int]]] = []
         for weights, folder in listed:
             forms = [sorted(own - common) for own in _forms_of_folder(folder)]
             named = {name: number for number, own in enumerate(forms) for name in own}
             if named:
-                self._models[weights] = named
+                self._models.append((weights, named))
 
     def likeness(self, files: Collection[Path]) -> Likeness | None:
         """Return the model that shares most tensors with a folder's weight files, or None."""
         tensors = {name for file in files for name in digests(file)} if self._models else set()
         best: Likeness | None = None
-        for weights, named in self._models.items():
+        for weights, named in self._models:
             shared = len({named[name] for name in tensors & named.keys()})
             if shared and (best is None or shared > best.shared):
                 of_model = len(set(named.values()))

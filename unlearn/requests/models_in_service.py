@@ -28,7 +28,7 @@ def in_service(affected: Sequence[AffectedModel], named: Sequence[str], replaced
                 "none of the models named with --in-service saw the records, or they are not below --models. Correct one of them."
             )
         return list(chosen.values())
-    found = {model.weights: model for model in reversed(affected) if model.weights not in replaced}
+    found = {model.weights: model for model in reversed(affected) if model.weights not in replaced and not model.alone}
     if not found:
         raise InputError(
             "no model below --models saw the records. Name the folders that contain the models; if none was ever trained on the "

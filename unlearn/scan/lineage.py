@@ -2,7 +2,7 @@
 
 A model is affected if its training log, or what stands for it, contains the record, or if it was made from an affected model, by
 further fine-tuning or by unlearning. Models are identified by the digest of their weights, so that a copy under another name is
-found as well.
+found as well. The stages of a training in shards belong to its model; one without a model around it is found by its own log.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -25,7 +25,7 @@ class AffectedModel:
 
     Attributes:
         folder: its folder.
-        weights: digest of its weights.
+        weights: digest of its weights; for a stage that stands alone, of what determined it.
         how: "trained on" the record, or "made from" an affected model.
         records: number of the records in its log; 0 for descendants.
         parent: digest of the weights it was made from, or None.
@@ -33,6 +33,7 @@ class AffectedModel:
         first_step: the optimizer step that first saw one of the records, or None.
         last_clean_checkpoint: the latest checkpoint before that step, or None.
         names: keyed hashes of the records that it or a model that it was made from was trained on.
+        alone: whether it is a stage of a training in shards without its model, which never answered anybody.
     """
 
     folder: Path
@@ -44,6 +45,7 @@ class AffectedModel:
     first_step: int | None = None
     last_clean_checkpoint: str | None = None
     names: frozenset[str] = frozenset()
+    alone: bool = False
 
     @property
     def seen(self) -> str:
@@ -65,7 +67,7 @@ def affected_models(roots: Sequence[str | Path], records: Collection[str]) -> li
     Raises:
         InputError: a training log is damaged, so what the model saw is not known.
     """
-    models = [_read(folder, set(records)) for root in roots for folder in _model_folders(Path(root))]
+    models = [_read(folder, set(records)) for root in roots for folder in _folders_with_weights(Path(root))]
     seen: dict[str, frozenset[str]] = {}
     for model in models:
         seen[model.weights] = seen.get(model.weights, frozenset()) | model.names
@@ -104,23 +106,47 @@ def hashes_of_record(record: Record, key: RecordKey) -> frozenset[str]:
     return frozenset(key.of(mark) for mark in {record.fingerprint, record.text_fingerprint})
 
 
+def stages_of(folder: Path) -> list[Path]:
+    """Return the folders of the stages that a model in shards was trained in; empty for any other."""
+    return sorted(place for place in folder.glob("shard-*/slice-*") if place.is_dir() and not place.is_symlink())
+
+
 def _model_folders(root: Path) -> Iterator[Path]:
+    yield from (folder for folder in _folders_with_weights(root) if _kind(folder) == "model")
+
+
+def _folders_with_weights(root: Path) -> Iterator[Path]:
+    """Yield the folders of models, and those of stages of a training in shards that have no model around them."""
     if not root.is_dir():
         raise InputError(f"{root} is not a folder. Name folders that exist (--models DIR ..., --search DIR ...).")
     for manifest in sorted(root.rglob(MANIFEST)):
-        if read_json(manifest).get("kind") == "model":
-            yield manifest.parent
+        folder = manifest.parent
+        kind = _kind(folder)
+        if kind == "model" or (kind == "shard" and not _is_part(folder)):
+            yield folder
+
+
+def _is_part(stage: Path) -> bool:
+    """Return whether a stage of a training in shards lies where its model has it."""
+    placed = stage.name.startswith("slice-") and stage.parent.name.startswith("shard-")
+    return placed and _kind(stage.parent.parent) == "model"
+
+
+def _kind(folder: Path) -> str | None:
+    """Return the kind of a folder by its manifest; None without one."""
+    return read_json(folder / MANIFEST).get("kind") if (folder / MANIFEST).is_file() else None
 
 
 def _read(folder: Path, records: set[str]) -> AffectedModel:
     manifest: dict[str, Any] = read_json(folder / MANIFEST)
+    alone = manifest.get("kind") == "shard"
     try:
         about = manifest["about"]
-        weights = str(about["weights"])
+        weights = str(about["prefix" if alone else "weights"])
     except (KeyError, TypeError):
         raise IntegrityError(f"{folder / MANIFEST} is damaged, so its weights are not identified. Restore it.") from None
     parent = about.get("weights_before") or about.get("start_weights")
-    model = AffectedModel(folder, weights, "trained on", 0, parent, about.get("method"))
+    model = AffectedModel(folder, weights, "trained on", 0, parent, about.get("method"), alone=alone)
     if (folder / LOG_NAME).is_file():
         return _with_log(model, records)
     # A model in shards has no single log, and the result of an approximate method none at all: they list their records.
