@@ -167,6 +167,10 @@ from pathlib import Path
 HEAVY = {"torch", "transformers", "datasets", "peft", "sklearn"}
 for line in Path("commands").read_text().splitlines():
     program, *words = line.split()
+    if "ID" in words:
+        from unlearn.requests.ledger.ledger import Ledger
+
+        words[words.index("ID")] = Ledger("ledger.db").requests()[0].id
     try:
         status = import_module(program + ".cli.main").main(words)
     except SystemExit as stop:
@@ -180,6 +184,10 @@ unlearn suppress train.jsonl --suppression list.jsonl
 unlearn check-dataset train.jsonl --suppression list.jsonl
 unlearn request add --identifiers people.txt --ledger ledger.db
 unlearn request list --ledger ledger.db
+unlearn request confirm ID --ledger ledger.db
+unlearn request extend ID --reason complexity --ledger ledger.db
+unlearn request retention --ledger ledger.db
+unlearn request export --output requests.json --ledger ledger.db
 unlearn request verify-ledger --ledger ledger.db
 verify letter deletion.json --output letters
 verify keygen --output signing.key

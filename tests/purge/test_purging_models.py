@@ -264,8 +264,8 @@ def test_a_removal_of_a_model_in_shards_is_finished(
 
 @pytest.mark.parametrize("place", [".", "shard-0/slice-0"])
 def test_weights_of_a_training_that_was_cut_off_are_listed(house: Path, place: str) -> None:
-    """Weights beside a log that names a record, and no manifest: a kill before the last file leaves them. They stay, with advice, as
-    no manifest says what they are; those of a training without the records are not named."""
+    """Weights beside a log that names a record, and no manifest: a kill before the last file leaves them. They stay, with advice,
+    as no manifest says what they are; those of a training without the records are not named."""
     for name in ("shadow", "clean"):
         cut_off = Path(shutil.copytree(house / name, house / f"new-{name}" / place))
         (cut_off / MANIFEST).unlink()

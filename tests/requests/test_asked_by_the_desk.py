@@ -10,9 +10,9 @@ from training_rows import make_rows
 
 from unlearn.requests import auditing
 from unlearn.requests.auditing import audit_attempt
-from unlearn.requests.batch_folder import audit_folder, model_folder
+from unlearn.requests.batch_folder import REGISTRATION, audit_folder, model_folder
 from unlearn.requests.plan import Plan
-from unlearn.requests.registering import REGISTRATION, register_audit
+from unlearn.requests.registering import register_audit
 from unlearn.requests.training_sets import TrainingSets
 from verify.auditing.registration import Registration
 from verify.data.records import Fields, parse_records

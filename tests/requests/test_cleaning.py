@@ -15,10 +15,10 @@ from training_rows import make_rows
 from unlearn import TrainingOptions, finetune
 from unlearn.purge.residue import CannotCleanError
 from unlearn.requests.attestation import _learned_from, _residual
+from unlearn.requests.batch_folder import FOUND
 from unlearn.requests.choices import Choices
 from unlearn.requests.cleanup import clean
 from unlearn.requests.copies_left import HASHED, IN_FILE, IN_SERVICE, Left, carried_over, read_reasons
-from unlearn.requests.earlier_finds import FOUND
 from unlearn.requests.ledger.ledger import Ledger, NewRequest
 from unlearn.requests.noting import note
 from unlearn.requests.plan import Plan
@@ -72,7 +72,7 @@ def test_what_stays_has_a_reason_or_is_asked_for(planned: tuple[Path, Plan], led
     assert (models / "served").is_dir()
     weights = plan.models[0].weights
     last = clean(ledger, folder, plan, key, retired=[weights], closing=True)
-    assert sorted(copy["kind"] for copy in last.unexplained) == ["model", "training file, 1 rows"]
+    assert sorted(copy["kind"] for copy in last.unexplained) == ["model", "training file, 1 row"]
     how: dict[str, Any] = {"retired": [weights], "remove": True, "closing": True}
     blocked = clean(ledger, folder, plan, key, **how)
     assert (len(blocked.unexplained), (models / "served").exists()) == (2, True), "nothing goes while something else is open"
@@ -143,7 +143,7 @@ def test_nothing_goes_while_a_copy_has_no_reason(planned: tuple[Path, Plan], led
     how: dict[str, Any] = {"retired": [plan.models[0].weights], "remove": True, "closing": True, "rewrite_data": True}
     for _ in range(2):
         refused = clean(ledger, folder, plan, key, **how)
-        assert sorted(copy["kind"] for copy in refused.unexplained) == ["model", "other file", "training file, 1 rows"]
+        assert sorted(copy["kind"] for copy in refused.unexplained) == ["model", "other file", "training file, 1 row"]
         assert ((models / "train.jsonl").read_text(), (models / "served").is_dir(), dict(refused.removed)) == (whole, True, {})
     place = next(copy["place"] for copy in refused.unexplained if copy["kind"] == "other file")
     done = clean(ledger, folder, plan, key, **how, reasons={place: "a court asked for it"})

@@ -91,9 +91,9 @@ def test_a_row_too_short_to_be_searched_for_is_not_passed_over(desk: Path, capsy
         path.unlink()
     (desk / "backup" / "short.jsonl").write_text(json.dumps({"subject_id": PERSON, "text": "Hm"}) + "\n")
     assert replay() == 3
-    assert "came back: short.jsonl: 1 rows" in capsys.readouterr().out
+    assert "came back: short.jsonl: 1 row (" in capsys.readouterr().out
     assert replay("--remove") == 3
-    assert "1 rows are still there" in capsys.readouterr().out
+    assert "1 row is still there" in capsys.readouterr().out
 
 
 def test_another_key_is_refused(desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -272,7 +272,7 @@ def test_from_the_shell(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert unlearn.cli.main.main(["scan", "--data", str(data), "--subjects", "-"]) == 0
     shown = capsys.readouterr().out
     assert f"similar identifier  {REASONS['accents']}" in shown
-    assert "1 records; 0 near-duplicates to confirm; 1 candidates to decide" in shown
+    assert "1 record; 0 near-duplicates to confirm; 1 candidate to decide" in shown
     assert not any(part in shown.lower() for part in ("kolb", "ortiz", "answer"))
     listed, fresh = tmp_path / "own.jsonl", tmp_path / "fresh.jsonl"
     assert unlearn.cli.main.main(["suppress", str(data), "--suppression", str(listed)]) == 0

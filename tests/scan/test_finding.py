@@ -147,7 +147,7 @@ def test_scan_from_the_shell(data: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert unlearn.cli.main.main(["scan", "--data", str(data), "--subjects", "-"]) == 0
     shown = capsys.readouterr().out
     assert "2 records" in shown
-    assert "1 near-duplicates to confirm" in shown
+    assert "1 near-duplicate to confirm" in shown
     assert not any(word in shown for word in ("fox", "Ida", "ida ", "north"))
     monkeypatch.setattr("sys.stdin", io.StringIO("nobody\n"))
     assert unlearn.cli.main.main(["scan", "--data", str(data), "--ids", "-"]) == 3

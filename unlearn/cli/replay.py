@@ -61,7 +61,8 @@ class ReplaySuppression:
         # A row whose text is too short to be searched for is recognized, but not removed.
         rows = find_returned(self.search, listed, key, self.columns.fields()).hits if self.remove and back.hits else back.hits
         if self.remove and (count := sum(hit.certain for hits in rows.values() for hit in hits)):
-            print(f"{count} rows are still there and must be removed by hand from the files named above")  # noqa: T201
+            left_rows = "1 row is" if count == 1 else f"{count} rows are"
+            print(f"{left_rows} still there, to be removed by hand from the files named above")  # noqa: T201
         return NOTHING_FOUND if left or rows else 0
 
     def _show(self, back: "Returned") -> None:
@@ -70,7 +71,8 @@ class ReplaySuppression:
             top = next(top for top in tops if path.is_relative_to(top))
             kinds = {how: sum(hit.how == how for hit in hits) for how in dict.fromkeys(hit.how for hit in hits)}
             counted = ", ".join(f"{count} {how}" for how, count in kinds.items())
-            print(f"came back: {ascii(str(path.relative_to(top)))[1:-1]}: {len(hits)} rows ({counted})")  # noqa: T201
+            many = f"{len(hits)} {'row' if len(hits) == 1 else 'rows'}"
+            print(f"came back: {ascii(str(path.relative_to(top)))[1:-1]}: {many} ({counted})")  # noqa: T201
         if back.unread:
             searched = (
                 "searched only for the texts of these rows" if back.records else "not searched: no text of a deleted row came back"

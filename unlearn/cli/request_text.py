@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from unlearn.requests.plan import Plan
     from unlearn.requests.planning import Draft
 
+PLANNED_FACTS = {"cost": "cost", "proof": "proof", "shown": "an audit will show"}
+"""What the event of a plan says of each model, and how it is shown."""
 SOON = 7
 """Days before a deadline from which it is shown as due."""
 
@@ -177,12 +179,13 @@ def _facts(details: Mapping[str, Any]) -> Iterator[str]:
     if details.get("operator"):
         yield f"by operator {details['operator'][:8]}"
     for place in details.get("places", ()):
-        yield f"{place['records']} records in {place['file']} ({place['near_duplicates']} of them confirmed near-duplicates)"
+        near = f" ({place['near_duplicates']} of them confirmed near-duplicates)" if place["near_duplicates"] else ""
+        yield f"{_count(place['records'], 'record')} in {place['file']}{near}"
     if details.get("not_same"):
         yield f"{_count(len(details['not_same']), 'record')} with a similar identifier or mention rejected as another person's"
     for model in details.get("models", ()):
-        parts = [str(model[name]) for name in ("name", "method", "verdict", "why", "cost", "proof", "shown") if model.get(name)]
-        yield ": ".join(parts)
+        yield ": ".join(str(model[name]) for name in ("name", "method", "verdict", "why") if model.get(name))
+        yield from (f"    {said}: {model[name]}" for name, said in PLANNED_FACTS.items() if model.get(name))
         if "reexecution" in model:
             proof = model["reexecution"]
             yield f"    executed again: {proof['phrase']}, proof {details['batch']}/{proof['file']} ({proof['proof'][:16]})"

@@ -10,12 +10,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from unlearn.requests.batch_folder import model_folder
+from unlearn.requests.batch_folder import REGISTRATION, model_folder
 from unlearn.requests.grouping import matched_records
 from unlearn.requests.ledger.ledger import Ledger
 from unlearn.requests.ledger.request import Request
 from unlearn.requests.plan import Plan
-from unlearn.requests.registering import REGISTRATION
 from unlearn.requests.request_facts import facts_of
 from verify.auditing.registration import Registration
 from verify.errors import IntegrityError

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from unlearn.requests.audit_inputs import audit_arguments
 from unlearn.requests.audit_numbers import noting_scores
-from unlearn.requests.batch_folder import CACHE, attempt_folder, audit_folder, clear_if_cut_off, model_folder
+from unlearn.requests.batch_folder import CACHE, REGISTRATION, attempt_folder, audit_folder, clear_if_cut_off, model_folder
 from unlearn.requests.plan import Plan, PlannedModel
-from unlearn.requests.registering import REGISTRATION, registered
+from unlearn.requests.registering import registered
 from unlearn.requests.training_sets import TrainingSets
 from verify import audit
 from verify.auditing.accounts import audits_shown

@@ -19,6 +19,12 @@ from unlearn.requests.plan import Plan, PlannedModel
 from unlearn.training.checkpoints import WORK
 from verify.io.files import is_complete
 
+REGISTRATION = "registration.json"
+"""Registration of a model's audit, in the folder of its attempts."""
+FOUND = "found.json"
+"""File with the copies that searches found and nobody removed, under keyed hashes of their paths."""
+REMOVING = "removing.json"
+"""File with the copies that a cleaning is about to remove, under keyed hashes of their paths."""
 CACHE = "cache"
 """Subfolder for token statistics that audits share, under keyed hashes; removed when the batch is deployed."""
 

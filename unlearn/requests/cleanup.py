@@ -17,6 +17,7 @@ from pathlib import Path
 from unlearn.purge import find
 from unlearn.purge.content_search import ContentSearch
 from unlearn.purge.residue import Residue
+from unlearn.requests.batch_folder import REMOVING
 from unlearn.requests.copies_left import IN_FILE, IN_SERVICE, Left, unexplained_of
 from unlearn.requests.copy_names import Naming
 from unlearn.requests.deleted_rows import staying_records, still_in_files
@@ -29,7 +30,6 @@ from verify.data.identity import RecordKey
 from verify.data.records import Record
 from verify.io.files import read_json, write_json
 
-REMOVING = "removing.json"
 HELD_BACK = "can be removed with --remove once nothing else stays without a reason"
 
 

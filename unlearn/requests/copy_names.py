@@ -42,7 +42,13 @@ class Naming:
         why = {Path(file).resolve(): REWRITING for file in rows} | {place: text for place, text in (failed or {}).items() if text}
         found = {Path(file).resolve(): names for file, names in rows.items()}
         return [
-            self.copy(place, f"{TRAINING_FILE}, {len(names)} rows", reason, why[place], self.owned.of_records(names))
+            self.copy(
+                place,
+                f"{TRAINING_FILE}, {len(names)} {'row' if len(names) == 1 else 'rows'}",
+                reason,
+                why[place],
+                self.owned.of_records(names),
+            )
             for place, names in found.items()
         ]
 

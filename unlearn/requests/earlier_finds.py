@@ -6,13 +6,12 @@ from typing import Any
 
 from unlearn.purge import find
 from unlearn.purge.residue import BY_CONTENT, Residue
+from unlearn.requests.batch_folder import FOUND
 from unlearn.requests.copy_names import Naming
 from unlearn.requests.ownership import Ownership, noted_owners
 from verify.data.identity import RecordKey
 from verify.io.files import read_json, write_json
 
-FOUND = "found.json"
-"""File with the copies that searches found and nobody removed, under keyed hashes of their paths."""
 NOT_SEARCHED = "an earlier search found it, and it can no longer be searched for; remove it by hand"
 
 

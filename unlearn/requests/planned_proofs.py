@@ -153,4 +153,4 @@ def _time(origin: Path, share: float) -> str:
     if about.get("method", "retrain") != "retrain" or not training.get("seconds"):
         return ""
     seconds = float(training["seconds"]) * share
-    return f", about {seconds:.0f} s" if seconds < 120 else f", about {seconds / 60:.0f} min"
+    return ", less than a minute" if seconds < 60 else f", about {seconds / 60:.0f} min"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearn.requests.audit_inputs import AUDIT_ROLES, accepted_differences, audited_sets, judges_one_record, rewordings_of
-from unlearn.requests.batch_folder import audit_folder, model_folder
+from unlearn.requests.batch_folder import REGISTRATION, audit_folder, model_folder
 from unlearn.requests.plan import Plan, PlannedModel
 from unlearn.requests.training_sets import TrainingSets
 from verify import register
@@ -21,8 +21,6 @@ from verify.data.records import Record
 from verify.data.sources import load_records
 from verify.io.files import is_complete
 from verify.schema.parts import SetRole
-
-REGISTRATION = "registration.json"
 
 
 def register_audit(folder: Path, plan: Plan, model: PlannedModel, sets: TrainingSets) -> str:

@@ -14,8 +14,7 @@ from pathlib import Path
 
 from dateutil.relativedelta import relativedelta
 
-from unlearn.requests.cleanup import REMOVING
-from unlearn.requests.earlier_finds import FOUND
+from unlearn.requests.batch_folder import FOUND, REMOVING
 from unlearn.requests.ledger.request import Request
 from unlearn.requests.plan import PLAN
 from unlearn.requests.record_export import closed_on

@@ -54,7 +54,7 @@ class AffectedModel:
             return "made from one that saw them"
         first = "" if self.first_step is None else f", first at step {self.first_step}"
         clean = f"; last clean checkpoint {self.last_clean_checkpoint}" if self.last_clean_checkpoint else ""
-        return f"{self.records} records{first}{clean}"
+        return f"{self.records} {'record' if self.records == 1 else 'records'}{first}{clean}"
 
 
 def affected_models(roots: Sequence[str | Path], records: Collection[str]) -> list[AffectedModel]:
