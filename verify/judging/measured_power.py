@@ -39,7 +39,7 @@ ROUGH_DRAWS = 60
 """Those for each number of references that is tried."""
 USUAL_POWER = 0.80
 MORE_REFERENCES = (4, 6, 8, 12, 16)
-OF_THE_TARGET = ("noise of the target", "controls unseen", "utility")
+OF_THE_TARGET = ("noise of the target", "target among references", "controls unseen", "utility")
 """Gates that every target passes or fails by itself."""
 JUDGED: tuple[SetRole, ...] = ("forget", "holdout", "retain")
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from verify.judging.channel_results import Channels, channels_negative_control, described_channels
+from verify.judging.copies import copies_gates
 from verify.judging.gates import (
     SecondRule,
     negative_control_gate,
@@ -169,6 +170,7 @@ def record_claim(
         *found.gates,
         innocence_gate(table, references, settings, blind),
         memorized,
+        *copies_gates(table, references),
     )
     smallest = smallest_margin(lambda margin: tests.judge(table, settings, margin).word(()) == "EQUIVALENT_WITHIN")
     return RecordClaim(found.target, found.asked, checks, weak, smallest)

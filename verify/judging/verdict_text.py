@@ -344,6 +344,8 @@ def next_step(facts: Facts) -> str | None:
         return "Give references that were trained on the records to keep as the model was, and audit again."
     if "utility" in failed:
         return "Give the records that the model was to keep (--retain FILE) and audit again: whether it still works was not tested."
+    if "target among references" in failed:
+        return "Leave out the reference that the model is a copy of, train another in its place (--seed), and audit again."
     if "memorized records" in failed:
         return (
             "Audit the records that the original had memorized by themselves: about the others, which evidence.json lists as weak, "

@@ -1,0 +1,97 @@
+"""References that are copies of one training, and a target that is one of the references: seen by their losses."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from score_tables import simulated_table
+
+from verify.judging.copies import copies_gates
+from verify.judging.protocol import Aside, judge
+from verify.schema.parts import Value
+from verify.schema.settings import Settings
+from verify.scores.table import ScoreTable
+
+SETTINGS = Settings(planted_draws=40)
+BLIND = Value(value=0.52, low=0.5, high=0.58, n=200, level=0.95, seed=0)
+
+
+def with_copies(table: ScoreTable, of: Mapping[str, str], noise: float = 0.0) -> ScoreTable:
+    """The same table, with models whose losses are those of others but for a little noise."""
+    rng, blocks = np.random.default_rng(5), dict(table.blocks)
+    for model, other in of.items():
+        for role in ("forget", "retain", "holdout"):
+            if (other, role) in blocks:
+                block = table.blocks[other, role]  # type: ignore[index]
+                blocks[model, role] = replace(block, loss=block.loss + noise * rng.standard_normal(len(block.loss)))  # type: ignore[index]
+    return ScoreTable(blocks)
+
+
+def names(table: ScoreTable) -> list[str]:
+    return [gate.name for gate in copies_gates(table, [label for label in table.models() if label.startswith("reference")])]
+
+
+ALL = {f"reference {number}": "reference 1" for number in range(2, 5)}
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-4, 1e-3])
+def test_copies_of_one_training_judge_nothing(noise: float) -> None:
+    """Another precision, order of neurons or a little noise: a target that is a copy as well would be certified at any margin."""
+    copies = with_copies(simulated_table(seed=1), {**ALL, "target": "reference 1"}, max(noise, 1e-6))
+    judged = judge(copies, SETTINGS, Aside(BLIND))
+    assert judged.verdict == "NOT_TESTABLE"
+    assert "Reference 1, reference 2, reference 3, reference 4 give nearly the same losses" in " ".join(judged.explanation)
+    assert "distinct references" in str(judged.next_step)
+
+
+@pytest.mark.parametrize("of", [{"reference 2": "reference 1"}, {"reference 4": "reference 3"}])
+def test_two_of_several_are_named(of: Mapping[str, str]) -> None:
+    """One training that counts twice is enough, and only the two are named."""
+    found = copies_gates(with_copies(simulated_table(seed=2), of, 1e-4), [f"reference {number}" for number in range(1, 5)])
+    ((one, other),) = of.items()
+    assert [gate.name for gate in found] == ["distinct references"]
+    assert found[0].reason.startswith(f"{other.capitalize()}, {one} give")
+
+
+def test_a_target_that_is_a_reference_is_not_certified() -> None:
+    """Eight references, one of them the model itself in another form: at best INCONCLUSIVE, and the report says which."""
+    table = simulated_table(references=8, seed=0)
+    assert judge(table, SETTINGS, Aside(BLIND)).verdict == "EQUIVALENT_WITHIN"
+    judged = judge(with_copies(table, {"target": "reference 3"}, 1e-3), SETTINGS, Aside(BLIND))
+    assert judged.verdict == "INCONCLUSIVE"
+    assert any("nearly the losses of reference 3" in sentence for sentence in judged.explanation)
+    assert "Leave out the reference" in str(judged.next_step)
+
+
+@pytest.mark.parametrize("references", [2, 4, 8])
+@pytest.mark.parametrize("spread", [0.0, 0.04, 0.4])
+def test_honest_retrainings_are_no_copies(references: int, spread: float) -> None:
+    """Whatever sets them apart; and an untouched target is a copy of the original alone."""
+    for seed in range(20):
+        table = simulated_table(references=references, model_spread=spread, seed=seed)
+        assert names(table) == []
+    assert names(with_copies(table, {"target": "original"})) == []
+
+
+@pytest.mark.parametrize("sets", [("holdout",), ("retain",), ()])
+def test_a_set_that_is_missing_or_small_is_left_out(sets: Sequence[str]) -> None:
+    """Either set alone shows copies; without any, and with nine records, nothing is said; a text that is repeated counts once."""
+    table = with_copies(simulated_table(seed=3), ALL, 1e-4)
+    kept = ScoreTable({key: block for key, block in table.blocks.items() if key[1] in ("forget", *sets)})
+    assert bool(names(kept)) == bool(sets)
+    for repeated in (1, 5):
+        few = {
+            key: replace(block, records=block.records[:9] * repeated, loss=np.tile(block.loss[:9], repeated))
+            for key, block in kept.blocks.items()
+        }
+        assert names(ScoreTable(few)) == []
+
+
+def test_a_set_on_which_they_differ_clears_them() -> None:
+    """References that agree on what they were trained on, having learned it by heart, and differ on what they never saw."""
+    table = simulated_table(seed=4)
+    blocks = dict(table.blocks)
+    for number in range(1, 5):
+        blocks[f"reference {number}", "retain"] = table.blocks["reference 1", "retain"]
+    assert names(ScoreTable(blocks)) == []

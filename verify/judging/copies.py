@@ -1,0 +1,86 @@
+"""Copies among the models: references that come from one training, and a target that is one of the references.
+
+References show how far honest retrainings differ. Copies of one training, stored in another precision, with their neurons in another
+order or with a little noise, have other weights and other digests, and differ by next to nothing: a target that is another such copy
+would be certified at any margin. The losses show it. On records that a deletion leaves alone, the model before unlearning is one more
+training, and about as far from a reference as another reference is.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+import numpy as np
+
+from verify.judging.conformal import Array
+from verify.schema.parts import Gate, SetRole
+from verify.scores.table import ScoreTable
+
+COPY = 0.1
+"""Distance of two models, as a share of the references' distance from the original, below which they are copies. Between honest
+retrainings it is about one, and 0.5 at the least in the audits of this project's tests and demo."""
+ENOUGH = 10
+"""Records of a set, at least, for a distance: by chance ten of them are not that close in one of 100,000 pairs."""
+LEFT_ALONE: tuple[SetRole, ...] = ("holdout", "retain")
+
+
+def copies_gates(table: ScoreTable, references: Sequence[str]) -> tuple[Gate, ...]:
+    """Check that the references are trainings of their own, and that the target is none of them.
+
+    The distance of two models is the standard deviation of the difference of their losses. It must be short on every set that a
+    deletion leaves alone, never-trained controls and records to keep.
+
+    Args:
+        table: scores of "original", "target" and the references.
+        references: their labels, at least two.
+
+    Returns:
+        the failed gates; none where all is well, or where no set is large enough to tell.
+    """
+    losses = {role: _losses(table, ("original", "target", *references), role) for role in LEFT_ALONE}
+    known = [found for found in losses.values() if found is not None]
+    if not known:
+        return ()
+    pairs = [pair for pair in combinations(references, 2) if _alike(known, *pair, references)]
+    same = [reference for reference in references if _alike(known, "target", reference, references)]
+    gates = []
+    if pairs:
+        reason = (
+            f"{_named(pairs)} give nearly the same losses on records that they have no reason to agree on, less than "
+            f"{COPY:.0%} as far apart as from the model before unlearning: they are copies of one training, which say nothing about "
+            "how far retrainings differ. Give references that were each trained by themselves, with a seed of their own."
+        )
+        gates.append(Gate(name="distinct references", claims=("record",), passed=False, blocks="NOT_TESTABLE", reason=reason))
+    if same:
+        reason = (
+            f"The model gives nearly the losses of {', '.join(same)} on records that two trainings have no reason to agree on: it is "
+            "a copy of what it is compared with, and no comparison with itself shows anything. Leave that reference out."
+        )
+        gates.append(Gate(name="target among references", claims=("record",), passed=False, blocks="INCONCLUSIVE", reason=reason))
+    return tuple(gates)
+
+
+def _losses(table: ScoreTable, models: Sequence[str], role: SetRole) -> Mapping[str, Array] | None:
+    """Return the losses of all models on a set, each text once; None without enough of them."""
+    if any(table.block(model, role) is None for model in models):
+        return None
+    every = table.losses(models, role)
+    _, first = np.unique(np.array(table.blocks["target", role].records), return_index=True)
+    return dict(zip(models, every[:, np.sort(first)], strict=True)) if len(first) >= ENOUGH else None
+
+
+def _alike(known: Sequence[Mapping[str, Array]], one: str, other: str, references: Sequence[str]) -> bool:
+    """Return whether two models are copies by every set."""
+    return all(_distance(found, one, other) < COPY * _from_original(found, references) for found in known)
+
+
+def _from_original(found: Mapping[str, Array], references: Sequence[str]) -> float:
+    return float(np.median([_distance(found, reference, "original") for reference in references]))
+
+
+def _distance(found: Mapping[str, Array], one: str, other: str) -> float:
+    return float(np.std(found[one] - found[other]))
+
+
+def _named(pairs: Sequence[tuple[str, str]]) -> str:
+    """Name the references of some pairs, each once."""
+    return ", ".join(dict.fromkeys(label for pair in pairs for label in pair)).capitalize()
