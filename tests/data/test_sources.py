@@ -159,7 +159,7 @@ DAMAGED: dict[str, tuple[str, bytes, str]] = {
     "more semicolons": ("r.csv", b"a;b;c,d\n12 Private Lane;b;c,d\n", "1 commas and 2 semicolons"),
     "semicolons and tabs": ("r.csv", b"a;b\tc\n12 Private Lane;x\ty\n", "1 semicolons and 1 tabs"),
     "short semicolon row": ("r.csv", b"prompt;completion\n12 Private Lane\n", "row 1 has another number .* holds a semicolon"),
-    "tabs as commas": ("r.tsv", b"prompt,completion\n12 Private Lane,x\n", "look like content"),
+    "tabs as commas": ("r.tsv", b"prompt,completion\n12 Private Lane,x\n", "commas and no tab"),
     "cut Parquet": ("r.parquet", b"PAR1\x00\x00", "not a whole Parquet"),
     "text as Parquet": ("r.parquet", b"12 Private Lane", "not a whole Parquet"),
     "zip as JSON": ("r.json", b"PK\x03\x04\xff\xfe", "not a whole JSON|line 1|not UTF-8"),

@@ -219,8 +219,8 @@ def test_what_recipients_refuse(desk: Path, shell: Shell) -> None:
     for words, said in (
         (["R-0"], "no request with that id"),
         ([name, "--told", "Nobody Ltd"], "has no recipient of that name"),
-        ([name, "--unreachable", "X"], "needs --reason"),
-        ([name, "--by", "P. Example"], "belong to --confirmed"),
+        ([name, "--unreachable", "X"], "only with --reason"),
+        ([name, "--by", "P. Example"], "only with --confirmed"),
         ([name, "--add", " "], "1 to 200 characters"),
         ([name, "--confirmed", "X", "--evidence", "absent.eml"], "is not a file"),
         ([name, "--told", "X", "--on", "2999-01-01"], "is still to come"),

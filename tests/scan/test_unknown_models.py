@@ -58,8 +58,8 @@ def without_key(log: Path) -> None:
 def test_a_model_that_was_asked_is_no_unknown_one(scanned: Callable[..., Shown]) -> None:
     """With key and file at hand the model is named as trained on the records, on paper and in JSON."""
     shown, (model,) = scanned()
-    assert "trained on: 1 records, first at step 1" in shown
-    assert (model["how"], model["what"]) == ("trained on", "1 records, first at step 1")
+    assert "trained on: 1 record, first at step 1" in shown
+    assert (model["how"], model["what"]) == ("trained on", "1 record, first at step 1")
     assert "not known" not in shown
 
 
@@ -70,7 +70,7 @@ def test_a_missing_key_file(house: Path, scanned: Callable[..., Shown], monkeypa
         without_key(house / "models" / "m" / LOG_NAME)
     monkeypatch.setenv("UNLEARN_VERIFY_KEY_FILE", str(house / "lost.key"))
     shown, (model,) = scanned()
-    assert "1 records; 0 near" in shown
+    assert "1 record; 0 near" in shown
     assert model["how"] == "not known"
     assert f"the key file {house / 'lost.key'} was missing" in model["what"]
     assert "UNLEARN_VERIFY_KEY_FILE=FILE" in model["what"]

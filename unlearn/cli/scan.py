@@ -71,7 +71,8 @@ class Scan:
         certain = {match.record for match in found if match.how not in PROPOSED}
         near = sum(match.how == "near duplicate" for match in found)
         candidates = sum(match.how in PROPOSED for match in found) - near
-        print(f"{len(certain)} records; {near} near-duplicates to confirm; {candidates} candidates to decide")  # noqa: T201
+        counted = {"record": len(certain), "near-duplicate to confirm": near, "candidate to decide": candidates}
+        print("; ".join(_counted(number, *what.split(" ", 1)) for what, number in counted.items()))  # noqa: T201
         models = self._models(key, certain, {match.record for match in found} - certain, new_key) if self.models else []
         for model in models:
             shown = f"  {model['weights'][:16]}" if model["how"] != NOT_KNOWN else ""
@@ -149,3 +150,8 @@ def _described(match: "Match") -> dict[str, Any]:
 
 def _of_model(folder: Path, weights: str | None, how: str, what: str) -> dict[str, Any]:
     return {"folder": str(folder), "weights": weights, "how": how, "what": what}
+
+
+def _counted(number: int, noun: str, more: str = "") -> str:
+    """Return a number with its noun, in the plural unless it is one, and what follows it."""
+    return f"{number} {noun}{'' if number == 1 else 's'} {more}".rstrip()

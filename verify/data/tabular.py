@@ -44,9 +44,8 @@ def csv_rows(
     """
     csv.field_size_limit(CSV_FIELD_LIMIT)
     lines = iter(lines)
-    if delimiter is None:
-        head, delimiter = _header_of(lines, where)
-        lines = chain(head, lines)
+    head, delimiter = _header_of(lines, where, delimiter)
+    lines = chain(head, lines)
     rows = (row for row in csv.reader(lines, strict=True, delimiter=delimiter) if row)
     header = next(rows, [])
     require_unique(header, where, known)
@@ -59,19 +58,28 @@ def csv_rows(
         yield dict(zip(header, row, strict=True))
 
 
-def _header_of(lines: Iterator[str], where: str) -> tuple[list[str], str]:
+def _header_of(lines: Iterator[str], where: str, given: str | None) -> tuple[list[str], str]:
     """Take the header's lines; return them, without a line that states the delimiter, and what separates the cells.
 
     Raises:
-        InputError: that is not clear; read as one column, a whole row would pass for a text or be missed.
+        InputError: that is not clear, or the header has others than the given one; read as one column, a whole row would pass for a
+            text or be missed.
     """
     first = next((line for line in lines if line.strip()), "")
-    if stated := _STATED.fullmatch(first):
+    if (stated := _STATED.fullmatch(first)) and given in (None, stated[1]):
         return [], stated[1]
     head = [first]
     while sum(part.count('"') for part in head) % 2 and len(head) < _LONGEST_HEADER and (line := next(lines, "")):
         head.append(line)
-    return head, _delimiter("".join(head), where)
+    if given is None:
+        return head, _delimiter("".join(head), where)
+    names = _QUOTED.sub("", "".join(head))
+    if given not in names and (others := [mark for mark in _CALLED if mark in names]):
+        raise InputError(
+            f"{where}: the header has {' and '.join(_PLURAL[mark] for mark in others)} and no {_CALLED.get(given, given)}. Separate its "
+            f"cells by {_PLURAL.get(given, given)}, or name the file .csv."
+        )
+    return head, given
 
 
 def _delimiter(header: str, where: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from verify.errors import InputError
 from verify.io.files import MANIFEST, file_digest, read_json
-from verify.models.ensembles import ENSEMBLE
+from verify.models.configuration import ENSEMBLE
 from verify.provenance.descent import MADE_FROM
 from verify.provenance.training_log import LOG_NAME, TrainingLog, resolved
 

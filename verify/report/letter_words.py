@@ -67,7 +67,7 @@ class Words:
 
     def kind(self, kind: str) -> str:
         """Name a kind of copy, without the count that some kinds carry; one that has no word here stays as it was recorded."""
-        return self.texts.get(f"kind.{re.sub(r', [0-9]+ rows$', '', kind)}", kind)
+        return self.texts.get(f"kind.{re.sub(r', [0-9]+ rows?$', '', kind)}", kind)
 
 
 def templates_folder(given: Path | None = None) -> Path | None:
