@@ -76,8 +76,8 @@ def _header_of(lines: Iterator[str], where: str, given: str | None) -> tuple[lis
     names = _QUOTED.sub("", "".join(head))
     if given not in names and (others := [mark for mark in _CALLED if mark in names]):
         raise InputError(
-            f"{where}: the header has {' and '.join(_PLURAL[mark] for mark in others)} and no {_CALLED.get(given, given)}. Separate its "
-            f"cells by {_PLURAL.get(given, given)}, or name the file .csv."
+            f"{where}: the header has {' and '.join(_PLURAL[mark] for mark in others)} and no {_CALLED.get(given, given)}. "
+            f"Separate its cells by {_PLURAL.get(given, given)}, or name the file .csv."
         )
     return head, given
 
