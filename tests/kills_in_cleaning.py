@@ -43,7 +43,7 @@ class Steps:
 
     def count(self) -> None:
         """In a child: from now on, every step of a cleaning is counted."""
-        real_purge, real_advance = kills.purge_batch, Ledger.advance_all
+        real_purge, real_advance = kills.purge_batch, Ledger.advance_each
 
         def purge_batch(*given: Any, **named: Any) -> Any:
             self.cleaning = True
@@ -51,14 +51,14 @@ class Steps:
             self.cleaning = False
             return found
 
-        def advance_all(*given: Any, **details: Any) -> Any:
+        def advance_each(*given: Any) -> Any:
             self.step()
-            found = real_advance(*given, **details)
+            found = real_advance(*given)
             self.step()  # it is noted, and nobody was told
             return found
 
         setattr(kills, "purge_batch", purge_batch)  # noqa: B010 - typed as a function of a module
-        setattr(Ledger, "advance_all", advance_all)  # noqa: B010 - typed as a method
+        setattr(Ledger, "advance_each", advance_each)  # noqa: B010 - typed as a method
         addaudithook(self.heard)
 
     def heard(self, event: str, details: Any) -> None:

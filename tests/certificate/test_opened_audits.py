@@ -112,7 +112,7 @@ def test_the_desk_and_the_auditor_read_the_same_numbers(tmp_path: Path) -> None:
         ledger.advance_all(requests, "planned", batch=batch)
         ledger.advance_all(requests, "unlearning", batch=batch)
         ledger.advance_all(requests, "verifying", batch=batch, audits=[opening("m", "c" * 64, 0.05, 20)])
-    found = opened_by(ledger)
+    found = opened_by(ledger.requests())
     ledger.close()
     assert [(one.batch, one.number, one.expected) for one in found.opened] == [("B-1", 1, 20), ("B-2", 2, 20)]
     read = opened_audits((one.request, one.state, one.details) for one in ledger_events(tmp_path / "ledger.sqlite"))

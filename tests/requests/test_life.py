@@ -91,7 +91,7 @@ class LifeOfDeletions(RuleBasedStateMachine):
             (close, "_require_evidence", lambda *_: None),
             (purging, "clean", lambda *_, **__: Left(tuple(self.copies), {})),
             (close, "_record_of", lambda *_: None),
-            (Ledger, "advance_all", self.advancing(Ledger.advance_all)),
+            (Ledger, "advance_each", self.advancing(Ledger.advance_each)),
         ]
         self.patches = [mock.patch.object(owner, name, function) for owner, name, function in replaced]
         for patch in self.patches:
@@ -104,13 +104,13 @@ class LifeOfDeletions(RuleBasedStateMachine):
             raise Crash
 
     def advancing(self, real: Callable[..., Any]) -> Callable[..., Any]:
-        def advance_all(ledger: Ledger, *given: Any, **details: Any) -> Any:
+        def advance_each(ledger: Ledger, *given: Any) -> Any:
             self.spark()
-            found = real(ledger, *given, **details)
+            found = real(ledger, *given)
             self.spark()
             return found
 
-        return advance_all
+        return advance_each
 
     def register_audit(self, *_: Any) -> str:
         self.let_another_act()
@@ -414,7 +414,7 @@ def test_the_ledger_counts_the_audits_of_which_a_score_was_read(scored: bool) ->
         ):
             life.approve_and_plan([0], ("npo", "retrain"))
             life.run(0, "NOT_FORGOTTEN", 0, more=False)
-        first = opened_by(life.ledger)
+        first = opened_by(life.ledger.requests())
         assert [one.number for one in first.opened] == ([1, 2, 3, 4] if scored else [1, 2, 1, 2])
         assert len(first.counted) == (4 if scored else 0)
         with (
@@ -423,13 +423,13 @@ def test_the_ledger_counts_the_audits_of_which_a_score_was_read(scored: bool) ->
         ):
             life.approve_and_plan([1], ("retrain",))
             life.run(1, "NOT_FORGOTTEN", 0, more=False)
-        left = left_by(life.ledger, life.ids, life.root / "deletions")
+        left = left_by([life.ledger.request(name) for name in life.ids], life.root / "deletions")
         named = [entry["before"] for entry in left.get("audits_not_made", ())]
         assert named == (OLD[1:] if scored else OLD), "the first model's audit stopped, and the second's was not begun"
-        opened = opened_once_noted(life.ledger, [life.plan(life.ids[1:], ("retrain",))], life.root / "deletions")
+        opened = opened_once_noted(life.ledger.requests(), [life.plan(life.ids[1:], ("retrain",))], life.root / "deletions")
         assert NextAudits(opened).take("d" * 64) == (1 if scored else 0), "a promise is for the number that the audit will have"
         life.ledger.advance(life.ids[1], "planned", batch="B-00000000000f", plan="f" * 64, **left)
-        assert opened_by(life.ledger) == opened
+        assert opened_by(life.ledger.requests()) == opened
         with pytest.raises(InputError, match="no number planned") if scored else nullcontext():
             require_planned_levels(opened, "d" * 64, Settings(expected_audits=9))
     finally:

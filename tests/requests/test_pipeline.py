@@ -176,15 +176,15 @@ def test_without_references_it_is_inconclusive_and_more_of_them_decide(
     Cut off between the audit and its verdict, it cannot be planned anew: the verdict would be left unsaid.
     """
     name = planned(shell, named=0)
-    real = Ledger.advance_all
+    real = Ledger.advance_each
 
-    def advance(self: Ledger, requests: Any, state: Any, **details: Any) -> Any:
-        if state == "inconclusive":
+    def advance(self: Ledger, steps: Any, *check: Any) -> Any:
+        if steps[0][1] == "inconclusive":
             raise KeyboardInterrupt
-        return real(self, requests, state, **details)
+        return real(self, steps, *check)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Ledger, "advance_all", advance)
+        patched.setattr(Ledger, "advance_each", advance)
         assert shell("run", name)[0] == 130
     status, said = shell("plan", "--ids", name, *plan_words(4))
     assert (status, "its verdict is not recorded yet" in said) == (2, True)
@@ -365,18 +365,18 @@ def test_a_kill_between_any_two_steps(world: Path, shell: Shell, monkeypatch: py
     made: list[str] = []
     for place, stage in ((registering, "register"), (attempt, "forget"), (auditing, "audit")):
         monkeypatch.setattr(place, stage, noted(made, stage, getattr(place, stage)))
-    real_advance, crashes = Ledger.advance_all, {"left": 0}
+    real_advance, crashes = Ledger.advance_each, {"left": 0}
 
-    def advance(self: Ledger, *given: Any, **details: Any) -> Any:
+    def advance(self: Ledger, *given: Any) -> Any:
         crashes["left"] -= 1
         if crashes["left"] == 0:
             raise KeyboardInterrupt
-        found = real_advance(self, *given, **details)
+        found = real_advance(self, *given)
         if crashes["left"] == -1:
             raise KeyboardInterrupt
         return found
 
-    monkeypatch.setattr(Ledger, "advance_all", advance)
+    monkeypatch.setattr(Ledger, "advance_each", advance)
     statuses = []
     for _ in range(20):
         for left in (1, 0):  # before the next event is written; and the time after that, right behind it

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
+from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -248,6 +249,54 @@ def test_plans_that_are_not_run_yet_agree_on_the_number_of_audits(world: Path, l
         noted(asked(ledger, "jon"), two)
 
 
+@pytest.mark.parametrize(
+    ("people", "numbers", "noted"),
+    [(("lee", "kim"), (2, 9), 1), (("lee", "kim"), (2, None), 1), (("lee", "lee"), (2, 2), 1), (("lee", "kim"), (2, 2), 2)],
+)
+def test_plans_that_two_processes_note_at_once_have_one_order(
+    world: Path, ledger: Ledger, people: tuple[str, str], numbers: tuple[int | None, int | None], noted: int
+) -> None:
+    """Both are made before either is noted. Plans that do not go together, and two plans of one request, are not both taken: the
+    second is refused, and leaves nothing in the ledger or in its folder. Plans that agree are."""
+    names = {person: asked(ledger, person) for person in dict.fromkeys(people)}
+    plans = [
+        drafted(
+            ledger,
+            names[person],
+            world,
+            holdout=str(world / "held.jsonl"),
+            settings=SETTINGS.model_copy(update={"expected_audits": number}),
+        )
+        for person, number in zip(people, numbers, strict=True)
+    ]
+    meet = get_context("fork").Barrier(2)
+
+    def process(number: int) -> None:
+        own, said = Ledger(ledger.url), "noted"
+        meet.wait(60)
+        try:
+            note(own, plans[number], world / "deletions")
+        except InputError as error:
+            said = str(error)
+        (world / f"said-{number}").write_text(said)
+
+    both = [get_context("fork").Process(target=process, args=(number,)) for number in range(2)]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join(120)
+    said = [(world / f"said-{number}").read_text() for number in range(2)]
+    assert said.count("noted") == noted
+    refused = "while this plan was made" if people[0] == people[1] else "against the same controls"
+    assert all(refused in one for one in said if one != "noted")
+    taken = {plan.batch for plan, one in zip((one.plans[0] for one in plans), said, strict=True) if one == "noted"}
+    events = [step for request in ledger.requests() for step in request.steps]
+    assert {step.details["batch"] for step in events if step.state == "planned"} == taken
+    assert sum(step.state == "matched" for step in events) == noted
+    assert {folder.name for folder in (world / "deletions").iterdir()} == taken
+    ledger.verify()
+
+
 def test_a_promise_is_made_at_the_level_that_the_audit_will_have(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the planned number it accuses at less than before; the plan says which audit it is, and at which level."""
     given: list[Any] = []
@@ -292,7 +341,7 @@ def test_the_power_is_simulated_with_the_account_of_that_audit(
 def test_audits_of_one_plan_come_after_each_other(ledger: Ledger) -> None:
     """Each takes a number after those that the ledger opened; other controls are counted apart, and none are not counted."""
     opened(ledger, "c" * 64, 2, None)
-    numbers = NextAudits(opened_by(ledger))
+    numbers = NextAudits(opened_by(ledger.requests()))
     assert [numbers.take(name) for name in ("c" * 64, "d" * 64, None, "c" * 64)] == [2, 0, None, 3]
 
 

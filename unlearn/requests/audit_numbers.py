@@ -7,7 +7,6 @@ from typing import Any
 
 from unlearn.requests.batch_folder import model_folder
 from unlearn.requests.batch_state import attempt_of
-from unlearn.requests.ledger.ledger import Ledger
 from unlearn.requests.ledger.request import Request
 from unlearn.requests.plan import Plan, PlannedModel
 from verify.auditing.accounts import require_same_plan
@@ -21,25 +20,27 @@ SCORED = "scored-"
 counts."""
 
 
-def opened_by(ledger: Ledger) -> OpenedAudits:
-    """Return the audits that a ledger opened."""
-    return opened_audits(_events(ledger))
+def opened_by(requests: Sequence[Request]) -> OpenedAudits:
+    """Return the audits that a ledger opened, given all of its requests."""
+    return opened_audits(_events(requests))
 
 
-def opened_once_noted(ledger: Ledger, plans: Sequence[Plan], output: Path) -> OpenedAudits:
+def opened_once_noted(requests: Sequence[Request], plans: Sequence[Plan], output: Path) -> OpenedAudits:
     """Return the audits that a ledger opened, counted as they will be once some drafted plans are noted.
 
     Args:
-        ledger: the request ledger.
+        requests: all requests of the ledger.
         plans: the plans, in the order in which they will be noted.
         output: folder of the batches.
     """
-    noted = [(name, "planned", left_by(ledger, plan.requests, output)) for plan in plans for name in plan.requests]
-    return opened_audits([*_events(ledger), *noted])
+    own = {request.id: request for request in requests}
+    left = {plan.batch: left_by([own[name] for name in plan.requests], output) for plan in plans}
+    noted = [(name, "planned", left[plan.batch]) for plan in plans for name in plan.requests]
+    return opened_audits([*_events(requests), *noted])
 
 
-def _events(ledger: Ledger) -> list[tuple[str, str, Mapping[str, Any]]]:
-    steps = [(step.sequence, request.id, step) for request in ledger.requests() for step in request.steps]
+def _events(requests: Sequence[Request]) -> list[tuple[str, str, Mapping[str, Any]]]:
+    steps = [(step.sequence, request.id, step) for request in requests for step in request.steps]
     return [(name, step.state, step.details) for _, name, step in sorted(steps, key=lambda one: one[0])]
 
 
@@ -100,15 +101,14 @@ def was_scored(audited: Path) -> bool:
     return is_complete(audited, "audit") or audited.with_name(SCORED + audited.name).exists()
 
 
-def left_by(ledger: Ledger, requests: Sequence[str], output: Path) -> dict[str, Any]:
+def left_by(requests: Sequence[Request], output: Path) -> dict[str, Any]:
     """Return, as a fact of a new plan, which audits of its requests stopped before a score was read; empty without any.
 
     Args:
-        ledger: the request ledger.
-        requests: ids of the requests that are planned again.
+        requests: the requests that are planned again.
         output: folder of the batches. An audit about which they do not say enough counts as made.
     """
-    found = [entry for name in requests for entry in _left_by(ledger.request(name), output)]
+    found = [entry for request in requests for entry in _left_by(request, output)]
     return {NOT_MADE: found} if found else {}
 
 

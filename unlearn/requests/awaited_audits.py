@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unlearn.requests.batch_state import planned_in
-from unlearn.requests.ledger.ledger import Ledger
+from unlearn.requests.ledger.request import Request
 from unlearn.requests.ledger.states import State
 from verify.auditing.accounts import planned_levels
 from verify.errors import InputError
@@ -39,19 +39,18 @@ class AwaitedAudit:
     expected: int | None
 
 
-def awaited_audits(ledger: Ledger, apart: Collection[str], states: Sequence[State] = NOTED) -> list[AwaitedAudit]:
+def awaited_audits(requests: Sequence[Request], apart: Collection[str], states: Sequence[State] = NOTED) -> list[AwaitedAudit]:
     """Return the audits that a ledger's plans will open, of batches that can still be run.
 
     Args:
-        ledger: the request ledger.
+        requests: all requests of the ledger.
         apart: ids of requests whose batches do not count: they are planned again, or are the ones that are run.
         states: states of the batches that count.
     """
-    return list(_awaited(ledger, apart, states))
+    return list(_awaited(requests, apart, states))
 
 
-def _awaited(ledger: Ledger, apart: Collection[str], states: Sequence[State]) -> Iterator[AwaitedAudit]:
-    requests = ledger.requests()
+def _awaited(requests: Sequence[Request], apart: Collection[str], states: Sequence[State]) -> Iterator[AwaitedAudit]:
     stale = {
         step.details.get("batch")
         for request in requests

@@ -6,7 +6,7 @@ from typing import Any
 
 from unlearn.requests.batch_folder import audit_folder
 from unlearn.requests.batch_state import PLANNABLE, attempt_of, planned_in
-from unlearn.requests.ledger.ledger import Ledger
+from unlearn.requests.ledger.ledger import Check, Ledger
 from unlearn.requests.ledger.request import Request
 from unlearn.requests.ledger.states import State
 from unlearn.requests.plan import Plan, PlannedModel
@@ -81,9 +81,10 @@ class Batch:
         command = f"unlearn request plan --ids {' '.join(open_)} --data FILE ... --models DIR ..."
         return f" Run `{command}` for its open requests." if open_ else ""
 
-    def advance(self, state: State, **details: Any) -> None:
-        """Record the next state of all requests of the batch."""
-        self.ledger.advance_all(self.plan.requests, state, batch=self.plan.batch, plan=self.digest, **details)
+    def advance(self, state: State, check: Check = lambda _: None, **details: Any) -> None:
+        """Record the next state of all requests of the batch; `check` as in `Ledger.advance_each`."""
+        facts = {"batch": self.plan.batch, "plan": self.digest, **details}
+        self.ledger.advance_each([(self.plan.requests, state, facts)], check)
 
     def request(self) -> Request:
         """Return the first of its requests, which all have the same steps."""

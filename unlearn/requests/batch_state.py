@@ -1,5 +1,7 @@
 """Where requests and batches stand, by the ledger: the last plan of a request, a model's current attempt, what was replaced."""
 
+from collections.abc import Sequence
+
 from unlearn.requests.ledger.ledger import Ledger
 from unlearn.requests.ledger.request import Request
 from unlearn.requests.plan import Plan, PlannedModel
@@ -32,19 +34,23 @@ def attempt_of(request: Request, plan: Plan, model: PlannedModel) -> int:
     return sum(model.weights == entry["before"] for details in failures if not details["final"] for entry in details["models"])
 
 
-def replaced_weights(ledger: Ledger) -> set[str]:
-    """Return digests of the weights that verified deletions have replaced."""
-    steps = [step for request in ledger.requests() for step in request.steps if step.state == "deployed"]
+def replaced_weights(requests: Sequence[Request]) -> set[str]:
+    """Return digests of the weights that verified deletions have replaced, given all requests of a ledger."""
+    steps = [step for request in requests for step in request.steps if step.state == "deployed"]
     return {str(model["before"]) for step in steps for model in step.details["models"]}
 
 
-def require_not_replaced(ledger: Ledger, model: PlannedModel) -> None:
+def require_not_replaced(requests: Sequence[Request], model: PlannedModel) -> None:
     """Check that no verified deletion has put other weights in a model's place: the old ones still hold what that one removed.
+
+    Args:
+        requests: all requests of the ledger.
+        model: the model that is to be replaced.
 
     Raises:
         InputError: a verified deletion has replaced the weights.
     """
-    if model.weights in replaced_weights(ledger):
+    if model.weights in replaced_weights(requests):
         raise InputError(
             f"{model.name} was replaced by the result of an earlier deletion. Run `unlearn request plan` on the new weights: name "
             "their folder with --models and, if several models saw the records, with --in-service."

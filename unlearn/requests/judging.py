@@ -69,7 +69,7 @@ def audit(batch: Batch, model: PlannedModel) -> Finding:
 
 def evidence_of(batch: Batch, model: PlannedModel) -> Evidence:
     """Audit a model's current result, unless that is done, under the number that the ledger gave the audit."""
-    opened = opened_by(batch.ledger).last(batch.plan.batch, model.weights)
+    opened = opened_by(batch.ledger.requests()).last(batch.plan.batch, model.weights)
     before = None if opened is None else opened.number - 1
     sets = batch.records(model)
     return audit_attempt(batch.folder, batch.plan, model, batch.attempt(model), sets, batch.references, before)

@@ -10,6 +10,7 @@ service until the operator has replaced them and recorded that.
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from unlearn.requests.batch_state import batch_of, require_not_replaced
 from unlearn.requests.deployment import deployed, tried
 from unlearn.requests.judging import Finding, judge, testable_now
 from unlearn.requests.ledger.ledger import Ledger
+from unlearn.requests.ledger.request import Request
+from unlearn.requests.ledger.states import State
 from unlearn.requests.plan import Plan, PlannedModel
 from unlearn.requests.registering import controls_to_use, register_audit, require_fitting_references
 from unlearn.requests.training_sets import require_clean
@@ -129,18 +132,34 @@ class _Run(Batch):
     def begin(self) -> None:
         """Register every audit, which must precede any unlearning."""
         require_clean(self.references, self.plan.records)
-        digests, awaited = {}, awaited_audits(self.ledger, self.plan.requests, BEGUN)
+        digests, used = dict[str, str](), list[str | None]()
         for model in self.plan.models:
-            require_not_replaced(self.ledger, model)
+            require_not_replaced(self.ledger.requests(), model)
             if not Path(model.folder).is_dir():
                 raise InputError(f"{model.folder} no longer exists. Restore it, or run `unlearn request plan` again.")
             require_fitting_references(self.plan, model, self.records(model), self.references, self.key)
             digests[model.weights] = register_audit(self.folder, self.plan, model, self.records(model))
-            controls = controls_to_use(self.folder, self.plan, model, self.attempt(model), self.references)
-            require_planned_levels(opened_by(self.ledger), controls, self.plan.settings)
-            require_agreeing_plans(awaited, controls, self.plan.settings)
+            used.append(controls_to_use(self.folder, self.plan, model, self.attempt(model), self.references))
+        attempts = {model.weights: self.attempt(model) for model in self.plan.models}
+        self.advance("unlearning", partial(self._require_in_turn, used), registrations=digests, rungs=attempts)
         self.notify("registered the records, tests and thresholds of the audit")
-        self.advance("unlearning", registrations=digests, rungs={model.weights: self.attempt(model) for model in self.plan.models})
+
+    def _require_in_turn(self, used: Sequence[str | None], requests: Sequence[Request]) -> None:
+        """Check that nobody replaced the batch's models or fixed other levels of its audits since it was planned.
+
+        Args:
+            used: what identifies the controls of each audit; None without controls.
+            requests: all requests of the ledger, as they are when the batch begins.
+
+        Raises:
+            InputError: somebody did.
+        """
+        opened, awaited = opened_by(requests), awaited_audits(requests, self.plan.requests, BEGUN)
+        for model in self.plan.models:
+            require_not_replaced(requests, model)
+        for controls in used:
+            require_planned_levels(opened, controls, self.plan.settings)
+            require_agreeing_plans(awaited, controls, self.plan.settings)
 
     def unlearn(self) -> None:
         """Run every model's current method; if one diverges, its model gets the next method."""

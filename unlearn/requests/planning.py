@@ -51,12 +51,14 @@ class Draft:
         matched: search results of this call, by request.
         idle: affected models that are not in service; the cleanup deals with them.
         audits: by batch, its audits with controls, as `verify.certificate.opened_audits.opening` describes them.
+        drafted: by request, the number of its last event when it was read for the proposal.
     """
 
     plans: tuple[Plan, ...]
     matched: tuple[Matched, ...]
     idle: tuple[AffectedModel, ...]
     audits: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    drafted: Mapping[str, int] = field(default_factory=dict)
 
 
 def draft(
@@ -100,12 +102,13 @@ def draft(
     known += [known_from_ledger(request) for request in requests if request not in fresh]
     plans, idle = _propose_all(ledger, known, choices) if known else ([], ())
     # A plan that cannot be run is refused before the models are scored.
-    opened = opened_once_noted(ledger, plans, choices.output)
-    awaited = awaited_audits(ledger, [request.id for request in requests])
+    all_requests = ledger.requests()
+    opened = opened_once_noted(all_requests, plans, choices.output)
+    awaited = awaited_audits(all_requests, [request.id for request in requests])
     checked, audits = [require_runnable(ledger, plan, key, opened, awaited) for plan in plans], NextAudits(opened)
     plans = [_with_power(plan, own, audits) for plan, own in zip(plans, checked, strict=True)]
     openings = {plan.batch: _openings(plan, own) for plan, own in zip(plans, checked, strict=True)}
-    return Draft(tuple(plans), tuple(matched), idle, openings)
+    return Draft(tuple(plans), tuple(matched), idle, openings, {request.id: request.last_step for request in requests})
 
 
 def _openings(plan: Plan, checked: Mapping[str, Runnable]) -> list[dict[str, Any]]:
@@ -141,7 +144,7 @@ def _propose_all(ledger: Ledger, known: Sequence[Known], choices: Choices) -> tu
     names = {name for entry in known for name in entry.records}
     require_clean(choices.references, names)
     affected = affected_models(model_roots(choices), names)
-    serving = in_service(affected, choices.in_service, replaced_weights(ledger))
+    serving = in_service(affected, choices.in_service, replaced_weights(ledger.requests()))
     held = {model.weights: trained_records(origin_of(model, affected)) & names for model in serving}
     commitments = Commitments.read(choices.commitments, choices.output)
     commitments.require_fitting([origin_of(model, affected) for model in serving])

@@ -83,9 +83,9 @@ def require_runnable(
             be refused, or it was planned for another number of audits than earlier ones or other plans.
         IntegrityError: a model or reference is damaged, or the base is not the one that it was trained from.
     """
-    gone, found = removed_before(ledger, plan), dict[str, Runnable]()
+    requests, gone, found = ledger.requests(), removed_before(ledger, plan), dict[str, Runnable]()
     for model in plan.models:
-        require_not_replaced(ledger, model)
+        require_not_replaced(requests, model)
         verify_manifest(Path(model.folder), "model")
         sets = training_sets(plan, model, gone, key)
         _require_methods(model, sets)

@@ -24,7 +24,7 @@ def require_searched(ledger: Ledger, matched: Sequence[Matched], choices: Choice
     unfound = [entry.request for entry in matched if not entry.removed and not entry.candidates]
     if not unfound:
         return
-    replaced = replaced_weights(ledger)
+    replaced = replaced_weights(ledger.requests())
     trained = {folder: seen for folder, weights, seen in records_of_models(model_roots(choices)) if weights not in replaced}
     if not any(trained.values()):
         return

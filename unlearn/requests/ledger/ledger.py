@@ -31,6 +31,10 @@ from unlearn.requests.ledger.tables import CALLBACKS, EVENTS, EXTERNAL_ID, KEY_C
 from verify.errors import InputError, IntegrityError
 from verify.schema.deletion_record import CONFIRMED, EXTENDED, NOTES
 
+BatchStep = tuple[Sequence[str], State, Mapping[str, Any]]
+"""Ids of requests, the state that they reach together, and the facts of that event."""
+Check = Callable[[Sequence[Request]], None]
+"""Refuses a step, given all requests of the ledger as they are, by raising an error."""
 GENESIS = "0" * 64
 VERSION = 1
 
@@ -125,17 +129,32 @@ class Ledger:
             InputError: as for `advance`, for any of them, or `details` name a batch that a later plan of one of them replaced; then
                 nothing is written.
         """
-        if state not in STATES:
-            raise InputError(f"{state!r} is not a state. Use one of: {', '.join(STATES)}.")
+        return self.advance_each([(requests, state, details)])
+
+    def advance_each(self, steps: Sequence[BatchStep], check: Check = lambda _: None) -> list[Request]:
+        """Take several steps atomically, and return the requests that took one.
+
+        Args:
+            steps: what is recorded, in this order.
+            check: called first, with all requests as they are; nobody records anything between it and the steps. It must not use
+                the ledger.
+
+        Raises:
+            InputError: as for `advance_all`, for any step, or `check` refuses; then nothing is written.
+        """
+        if unknown := [state for _, state, _ in steps if state not in STATES]:
+            raise InputError(f"{unknown[0]!r} is not a state. Use one of: {', '.join(STATES)}.")
         with self.writing() as connection:
+            check(self._requests(connection))
             separate = self._has_separate_roles(connection)
-            for name in requests:
-                found = self._request(connection, name)
-                require_allowed(found.state, state, details, history(found.steps))
-                if separate:
-                    require_separate(state, self.operator, history(found.steps))
-                self._append(connection, name, state, details)
-            return [self._request(connection, name) for name in requests]
+            for requests, state, details in steps:
+                for name in requests:
+                    found = self._request(connection, name)
+                    require_allowed(found.state, state, details, history(found.steps))
+                    if separate:
+                        require_separate(state, self.operator, history(found.steps))
+                    self._append(connection, name, state, details)
+            return [self._request(connection, name) for name in dict.fromkeys(name for step in steps for name in step[0])]
 
     def extend(self, request: str, reason: ExtensionReason, notified: date) -> Request:
         """Record that the person is notified of an extension; idempotent for the same reason.
@@ -253,11 +272,7 @@ class Ledger:
     def requests(self, state: State | None = None) -> list[Request]:
         """Return all requests in order of arrival, or those in one state."""
         with database_errors(), self._engine.connect() as connection:
-            rows = connection.execute(sa.select(EVENTS).order_by(EVENTS.c.sequence)).all()
-        steps: dict[str, list[Step]] = {}
-        for row in (row for row in rows if row.request != LEDGER):
-            steps.setdefault(row.request, []).append(_step(row))
-        found = [Request(name, tuple(own)) for name, own in steps.items()]
+            found = self._requests(connection)
         return [request for request in found if state is None or request.state == state]
 
     def head(self, sequence: int | None = None) -> str:
@@ -316,6 +331,12 @@ class Ledger:
         digest = _digest(number, request, state, at, text, previous)
         row = {"sequence": number, "request": request, "state": state, "at": at}
         connection.execute(EVENTS.insert().values(**row, details=text, previous=previous, digest=digest))
+
+    def _requests(self, connection: Connection) -> list[Request]:
+        steps: dict[str, list[Step]] = {}
+        for row in connection.execute(sa.select(EVENTS).where(EVENTS.c.request != LEDGER).order_by(EVENTS.c.sequence)):
+            steps.setdefault(row.request, []).append(_step(row))
+        return [Request(name, tuple(own)) for name, own in steps.items()]
 
     def _request(self, connection: Connection, name: str) -> Request:
         query = sa.select(EVENTS).where(EVENTS.c.request == name).order_by(EVENTS.c.sequence)

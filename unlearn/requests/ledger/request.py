@@ -79,6 +79,11 @@ class Request:
         return next(step.state for step in reversed(self.steps) if step.state not in NOTES)
 
     @property
+    def last_step(self) -> int:
+        """Return the number of the last event that is not a note."""
+        return next(step.sequence for step in reversed(self.steps) if step.state not in NOTES)
+
+    @property
     def first(self) -> Mapping[str, Any]:
         """Return the details of the first event."""
         return self.steps[0].details
