@@ -9,15 +9,15 @@ leave out a record because of what an audit has shown.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from unlearn.requests.audit_numbers import NextAudits, opened_once_noted
 from unlearn.requests.audit_power import can_be_measured, describe_power
 from unlearn.requests.awaited_audits import awaited_audits
+from unlearn.requests.batch_folder import model_folder
 from unlearn.requests.batch_proposal import propose
-from unlearn.requests.batch_state import PLANNABLE, replaced_weights
+from unlearn.requests.batch_state import PLANNABLE, attempt_of, replaced_weights
 from unlearn.requests.candidates import require_methods
 from unlearn.requests.choices import Choices
 from unlearn.requests.grouping import Known, in_batches, known_from_ledger
@@ -33,10 +33,9 @@ from unlearn.requests.training_sets import require_clean
 from unlearn.scan.lineage import AffectedModel, affected_models
 from verify.certificate.opened_audits import opening
 from verify.data.identity import RecordKey
-from verify.errors import InputError
+from verify.errors import InputError, VerifyError
 from verify.io.files import is_complete
 from verify.provenance.descent import trained_records
-from verify.schema.evidence import Evidence
 from verify.schema.reexecution import Reexecution
 
 DEFAULT_STATES = ("identity_verified", "matched")
@@ -154,23 +153,29 @@ def _propose_all(ledger: Ledger, known: Sequence[Known], choices: Choices) -> tu
 
 
 def _require_verdict_recorded(request: Request, output: Path) -> None:
-    """Check that no finished audit or refuting re-execution is unrecorded: a new plan must not suppress its outcome."""
+    """Check that no finished audit or refuting re-execution is unrecorded: a new plan must not suppress its outcome.
+
+    They are known by their folders, not by their times: clocks are set back, and notes are added later.
+    """
     begun = request.latest("verifying")
-    if request.state != "verifying" or begun is None:
+    if request.state != "verifying" or begun is None or "accepted" in begun:  # accepted is what was recorded as inconclusive
         return
-    since = datetime.fromisoformat(request.steps[-1].at).replace(microsecond=0)
-    for path in (output / str(begun["batch"])).glob("model-*/audit-*/evidence.json"):
-        if is_complete(path.parent) and datetime.fromisoformat(Evidence.load(path).created) >= since:
+    folder = output / str(begun["batch"])
+    try:
+        plan = Plan.load(folder, str(begun["plan"]))
+    except VerifyError:
+        return  # without the plan nothing can be recorded of it any more, and planning again is what is left
+    used = str(begun.get("audited", "-*")).rpartition("-")[2]  # earlier versions did not note which references judge
+    for model in plan.models:
+        inside, attempt = model_folder(folder, plan, model), attempt_of(request, plan, model)
+        done = [("an audit", "verdict") for path in inside.glob(f"audit-{attempt}-{used}") if is_complete(path, "audit")]
+        proof = inside / f"reexecution-{attempt}.json"
+        if proof.is_file() and Reexecution.load(proof).word == "NOT_REBUILT":
+            done.append(("a re-execution", "outcome"))
+        for what, result in done[:1]:
             raise InputError(
-                f"an audit of {request.id} is done, but its verdict is not recorded yet. Run `unlearn request run {request.id}` "
+                f"{what} of {request.id} is done, but its {result} is not recorded yet. Run `unlearn request run {request.id}` "
                 "first; after that the request can be planned again."
-            )
-    for path in (output / str(begun["batch"])).glob("model-*/reexecution-*.json"):
-        proof = Reexecution.load(path)
-        if proof.word == "NOT_REBUILT" and datetime.fromisoformat(proof.created) >= since:
-            raise InputError(
-                f"a re-execution of {request.id} is done, but its outcome is not recorded yet. Run `unlearn request run "
-                f"{request.id}` first; after that the request can be planned again."
             )
 
 
