@@ -15,6 +15,7 @@ from unlearn.purge.suppression import BEFORE, SuppressionList
 from unlearn.requests.choices import Choices
 from unlearn.requests.ledger.intake import from_lines, from_opendsr
 from unlearn.requests.ledger.ledger import Ledger, NewRequest, Request
+from unlearn.requests.ledger.search_tokens import advice
 from unlearn.requests.matching import match_requests
 from unlearn.requests.noting import note
 from unlearn.requests.planning import draft
@@ -25,6 +26,7 @@ from verify.data.likeness import REASONS, compare
 from verify.data.records import Fields
 from verify.data.sources import load_forget_set, load_records
 from verify.errors import InputError
+from verify.schema.deletion_record import TOKENS
 
 KEY = RecordKey(b"k" * 32)
 PEOPLE = [
@@ -210,6 +212,66 @@ def test_requests_of_release_0_1_0_are_found_as_before(data: Path, ledger: Ledge
         name = ledger.add(NewRequest((key.of(spelled, "subject"),), "gdpr", date(2026, 11, 2), identifier_form=1))
         (entry,) = match_requests([ledger.request(name)], [str(data)], key, Fields())
         assert [match.row for match in entry.certain] == [row]
+
+
+@pytest.mark.parametrize(
+    ("identifier", "text"),
+    [
+        ("Ines Kolb", "Ticket of Kolb, Ines."),
+        ("\u738b\u5c0f\u660e", "\u6211\u662f\u738b\u5c0f\u660e\u3002"),
+        ("AB-1234-5678", "Code AB12345678 was used."),
+    ],
+    ids=["another order", "no spaces", "another grouping"],
+)
+@pytest.mark.parametrize("form", [1, 2])
+def test_a_request_of_an_earlier_version_is_searched_for_again(
+    tmp_path: Path,
+    ledger: Ledger,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    identifier: str,
+    text: str,
+    form: int,
+) -> None:
+    """Its tokens find fewer spellings, so it does not become `not_found`; the message names the command that records them again,
+    from exactly its identifiers, of which nothing is kept. Then the row is proposed, and the command changes nothing more."""
+    data, key = tmp_path / "train.jsonl", RecordKey.load()
+    data.write_text(json.dumps({"text": text}) + "\n" + json.dumps({"text": "Something else."}) + "\n")
+    subject = key.of_person(identifier) if form == 2 else key.of(identifier, "subject")
+    name = ledger.add(NewRequest((subject,), "gdpr", date(2026, 11, 2), identifier_form=form, tokens_form=1))
+    ledger.advance(name, "identity_verified")
+    with pytest.raises(InputError, match=f"not everything was looked for.*unlearn request reindex {name} --identifiers FILE"):
+        planned(ledger, data, ledger.request(name))
+    assert any(f"request reindex {name}" in line for line in history(ledger.request(name), date(2026, 11, 3)))
+
+    def reindexed(*lines: str) -> int:
+        monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+        return unlearn.cli.main.main(["request", "reindex", name, "--ledger", str(ledger.file)])
+
+    steps = ledger.request(name).steps
+    for wrong in ((), ("Nora Velt",), (identifier, "Nora Velt")):
+        assert reindexed(*wrong) == 2
+        said = capsys.readouterr().err
+        assert "these are not the identifiers of" in said
+        assert "Velt" not in said
+    assert ledger.request(name).steps == steps
+    assert reindexed(identifier) == 0
+    assert reindexed(identifier) == 0
+    (step,) = [step for step in ledger.request(name).steps if step.state == TOKENS]
+    assert identifier not in str(step.details)
+    assert ledger.request(name).state == "identity_verified"
+    with pytest.raises(InputError, match="rows that may be about this person must be decided first"):
+        planned(ledger, data, ledger.request(name))
+    planned(ledger, data, ledger.request(name), not_same=(name,))
+    assert ledger.request(name).state == "not_found"
+
+
+def test_a_request_of_this_version_is_not_asked_about(ledger: Ledger) -> None:
+    """Neither by the command line's way nor by a list or a sender's."""
+    assert advice(asked(ledger, "ines.kolb@example.org", "Nora Velt")) is None
+    old = NewRequest((KEY.of_person("a b"),), "gdpr", date(2026, 11, 2), tokens_form=1)
+    lacking = ledger.request(ledger.add(old))
+    assert lacking.id in str(advice([*ledger.requests()]))
 
 
 def test_opendsr_identities_are_normalised() -> None:

@@ -1,6 +1,7 @@
 """Command `unlearn replay-suppression`: undo what a restored backup brought back."""
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,7 @@ class ReplaySuppression:
         from unlearn.cli.purge import show_residues
         from unlearn.purge.find import find_residues, remove
         from unlearn.purge.suppression import extended
+        from unlearn.requests.ledger.search_tokens import advice
         from unlearn.requests.replay import complete, find_returned
         from verify.data.identity import RecordKey
 
@@ -43,6 +45,8 @@ class ReplaySuppression:
             key = RecordKey.load()
             listed.require(key)
             requests = complete(listed, ledger, key)
+            if (said := advice([one for one in ledger.requests() if one.latest("deployed") is not None])) is not None:
+                print(f"NOTE: {said}", file=sys.stderr)  # noqa: T201
             kept = [self.suppression, *([] if ledger.file is None else [ledger.file])]
         records = len(listed.records) + len(listed.bare)
         print(f"{requests} deletions in the ledger; {records} records and {len(listed.subjects)} people are on the list")  # noqa: T201

@@ -52,6 +52,7 @@ class PlanCommand(PlanInputs):
     def run(self) -> int:
         """Print the plan and, unless it is a dry run, record it; exit status 3 if requests or decisions are missing."""
         from unlearn.cli.request_text import proposed
+        from unlearn.requests.ledger.search_tokens import advice
         from unlearn.requests.noting import note
         from unlearn.requests.planning import DEFAULT_STATES, draft
         from verify.data.identity import RecordKey
@@ -67,6 +68,8 @@ class PlanCommand(PlanInputs):
                     "nothing to plan. Approve a request with `unlearn request approve ID`, or name planned ones with --ids."
                 )
                 return NOTHING_FOUND
+            if (said := advice(requests)) is not None:
+                print(f"NOTE: {said}", file=sys.stderr)  # noqa: T201
             found = draft(ledger, requests, self._choices(), RecordKey.load(), lines_of(self.confirm), self.not_same)
             for line in proposed(found):
                 print(line)  # noqa: T201

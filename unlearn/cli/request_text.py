@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from unlearn.requests.ledger.recipients import known_recipients, states_nobody
 from unlearn.requests.ledger.request import Request
+from unlearn.requests.ledger.search_tokens import advice
 from unlearn.requests.ledger.states import REFUSALS
 from verify.io.escaping import visible
 
@@ -168,6 +169,8 @@ def history(request: Request, today: date) -> Iterator[str]:
         yield from recipients(request, today)
     if request.unconfirmed_by is not None:
         yield f"next: unlearn request confirm {request.id}   (the letter of receipt, by {request.unconfirmed_by})"
+    if request.state not in REFUSALS and (lacking := advice([request])) is not None:
+        yield f"note: {lacking}"
     yield f"next: {NEXT_COMMANDS[request.state].format(id=request.id)}"
 
 

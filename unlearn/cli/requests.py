@@ -56,6 +56,32 @@ class Add:
 
 
 @dataclasses.dataclass(frozen=True)
+class Reindex:
+    """Record again what is searched for in a request of an earlier version, from the person's identifiers.
+
+    A later version also recognizes other spellings, and the ledger keeps no identifiers from which they could be made. Only keyed
+    hashes are recorded.
+    """
+
+    id: Annotated[str, tyro.conf.Positional]
+    """Id of the request."""
+    identifiers: str = "-"
+    """File with exactly the identifiers that the request was recorded with, one per line; - reads standard input."""
+    ledger: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
+
+    def run(self) -> int:
+        """Record the tokens, unless those of this version are there."""
+        from unlearn.requests.ledger.search_tokens import record_again
+        from verify.data.identity import RecordKey
+
+        lines = identifiers_of(self.identifiers)
+        with self.ledger.open() as ledger:
+            record_again(ledger, self.id, lines, RecordKey.load())
+        print(f"{self.id} is searched for as this version does")  # noqa: T201
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
 class ListCommand:
     """List requests with their deadlines, the most urgent first."""
 
@@ -286,6 +312,7 @@ COMMANDS = {
     "import": Import,
     "list": ListCommand,
     "show": Show,
+    "reindex": Reindex,
     "confirm": Confirm,
     "approve": Approve,
     "deny": Deny,

@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from unlearn.requests.batch_state import replaced_weights
 from unlearn.requests.choices import Choices
 from unlearn.requests.ledger.ledger import Ledger
+from unlearn.requests.ledger.search_tokens import advice
 from unlearn.requests.matching import Matched
 from unlearn.requests.models_in_service import model_roots
 from unlearn.scan.lineage import hashes_of_records, records_of_models
@@ -13,17 +14,20 @@ from verify.errors import InputError
 
 
 def require_searched(ledger: Ledger, matched: Sequence[Matched], choices: Choices, key: RecordKey) -> None:
-    """Check, where a request would become `not_found`, that no model was trained on records that were not searched.
+    """Check, where a request would become `not_found`, that it was looked for in every way and in all that models were trained on.
 
     The wrong file, or one of two, would make "no record of you was found" untrue. Models that a verified deletion replaced are left
     out, and so are records that the ledger names: whom they are about is known.
 
     Raises:
-        InputError: a model below the folders was trained on a record that is in none of the files.
+        InputError: an earlier version recorded what is searched for in the request, or a model below the folders was trained on a
+            record that is in none of the files.
     """
     unfound = [entry.request for entry in matched if not entry.removed and not entry.candidates]
     if not unfound:
         return
+    if (said := advice([ledger.request(name) for name in unfound])) is not None:
+        raise InputError(f"nothing was found, but not everything was looked for. {said}")
     replaced = replaced_weights(ledger.requests())
     trained = {folder: seen for folder, weights, seen in records_of_models(model_roots(choices)) if weights not in replaced}
     if not any(trained.values()):

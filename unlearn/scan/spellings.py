@@ -25,6 +25,9 @@ from verify.data.likeness import (
 from verify.data.records import Record
 from verify.data.text_readings import identifiers_within, word_sequences
 
+TOKENS_FORM = 2
+"""Version of what `likenesses` makes. Version 1 has no names in another order or with initials, no scripts without spaces, and no
+numbers in another grouping."""
 SKELETON, FIRST_WORD, WORDS = "skeleton", "first word", "words"
 LONGEST_CACHE = 1 << 13
 """Size of the lookup caches, in identifiers or words; nearby rows repeat them, and memory stays bounded."""

@@ -34,7 +34,10 @@ CONFIRMED = "receipt_confirmed"
 RECIPIENTS = "recipients"
 """Event: what is known of those to whom the data were passed on. It does not change the request's state."""
 
-NOTES = (EXTENDED, CONFIRMED, RECIPIENTS)
+TOKENS = "search_tokens"
+"""Event: the tokens by which similar spellings are searched for were recorded again. It does not change the request's state."""
+
+NOTES = (EXTENDED, CONFIRMED, RECIPIENTS, TOKENS)
 """Events that are not states."""
 
 RecipientKind = Literal["processor", "recipient", "fine-tune", "vector-store", "prompt-log", "other"]

@@ -7,9 +7,10 @@ from typing import Any
 
 from unlearn.requests.ledger.deadlines import Deadlines, Regime, deadlines
 from unlearn.requests.ledger.states import REFUSALS, State, outcome
+from unlearn.scan.spellings import TOKENS_FORM
 from verify.data.canonical import FORM_VERSION
 from verify.errors import InputError
-from verify.schema.deletion_record import CONFIRMED, EXTENDED, NOTES
+from verify.schema.deletion_record import CONFIRMED, EXTENDED, NOTES, TOKENS
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class NewRequest:
         external_id: the random identifier that the sender gave the request (OpenDSR's `subject_request_id`), or None.
         likenesses: tokens of similar spellings of the identifiers (`unlearn.scan.spellings.likenesses`).
         identifier_form: version of the canonical form of which `subjects` are hashes (`verify.data.canonical.FORM_VERSION`).
+        tokens_form: version of what `likenesses` are (`unlearn.scan.spellings.TOKENS_FORM`).
         language: code of the language in which the person is written to, or None.
         body: keyed hash of the request as it was sent over HTTP, by which it is recognized when it is sent again; else None.
         callbacks: addresses that are notified when the status changes; they are not part of the chain.
@@ -38,6 +40,7 @@ class NewRequest:
     external_id: str | None = None
     likenesses: tuple[str, ...] = ()
     identifier_form: int = FORM_VERSION
+    tokens_form: int = TOKENS_FORM
     language: str | None = None
     body: str | None = None
     callbacks: tuple[str, ...] = ()
@@ -96,7 +99,12 @@ class Request:
     @property
     def likenesses(self) -> tuple[str, ...]:
         """Return tokens of similar spellings of the identifiers; empty for requests recorded by release 0.1.0."""
-        return tuple(self.first.get("likenesses", ()))
+        return tuple((self.latest_note(TOKENS) or self.first).get("likenesses", ()))
+
+    @property
+    def lacks_tokens(self) -> bool:
+        """Return whether an earlier version made its tokens, by which fewer spellings are found than by those of this one."""
+        return int((self.latest_note(TOKENS) or self.first).get("tokens_form", 1)) < TOKENS_FORM
 
     @property
     def identifier_form(self) -> int:
@@ -143,6 +151,10 @@ class Request:
     def outcome(self) -> str | None:
         """Return how the request ended, or None while it is open."""
         return outcome(history(self.steps)) if self.state == "closed" else None
+
+    def latest_note(self, event: str) -> Mapping[str, Any] | None:
+        """Return the details of the latest note of a kind, or None."""
+        return next((step.details for step in reversed(self.steps) if step.state == event), None)
 
     def latest(self, state: State) -> Mapping[str, Any] | None:
         """Return the details of the latest transition to a state, or None."""
