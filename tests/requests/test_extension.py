@@ -11,6 +11,7 @@ from unlearn.requests.close import close_request
 from unlearn.requests.ledger.deadlines import ExtensionReason, today
 from unlearn.requests.ledger.ledger import Ledger, NewRequest, Request
 from verify import InputError
+from verify.io.files import alone_in
 
 SUBJECT = ("5" * 32,)
 
@@ -46,6 +47,31 @@ def test_told_and_noted(ledger: Ledger, tmp_path: Path, capsys: pytest.CaptureFi
     told = "\n".join(history(noted, today()))
     assert f"extended from {noted.deadlines.answer}, the person was notified on {today()}" in told
     assert ledger.advance(request.id, "denied", reason="no right to it").state == "denied"
+
+
+@pytest.mark.parametrize("command", [["extend", "--reason", "complexity"], ["confirm"]], ids=lambda words: words[0])
+def test_nobody_is_noted_as_told_by_a_letter_that_cannot_be_written(
+    ledger: Ledger, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    """A place that cannot be written is found before the ledger says that the person was notified."""
+    request = asked(ledger, regime="ccpa")
+    (tmp_path / "file").write_text("")
+    words = [command[0], request.id, *command[1:], "--ledger", str(tmp_path / "ledger.db"), "--output", str(tmp_path / "file")]
+    assert unlearn.cli.main.main(["request", *words]) != 0
+    assert "cannot be written" in capsys.readouterr().err
+    assert ledger.request(request.id) == request
+
+
+def test_a_refused_request_is_closed_by_one_process_at_a_time(ledger: Ledger, tmp_path: Path) -> None:
+    """Its record is written once: the second process is told to wait, and then finds what the first has written."""
+    request = asked(ledger)
+    ledger.advance(request.id, "denied", reason="no right to it")
+    with alone_in(tmp_path / "deletions" / request.id), pytest.raises(InputError, match="another process works in"):
+        close_request(ledger, tmp_path / "deletions", request.id)
+    assert ledger.request(request.id).state == "denied"
+    first, second = (close_request(ledger, tmp_path / "deletions", request.id)[0] for _ in range(2))
+    assert first == second
+    assert [step.state for step in ledger.request(request.id).steps].count("closed") == 1
 
 
 @pytest.mark.parametrize(("days", "late"), [(20, False), (40, True)])

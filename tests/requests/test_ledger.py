@@ -4,12 +4,15 @@ import sqlite3
 import threading
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from ledger_walks import MODELS, WAY, new, walk
 
 from unlearn.requests.ledger.ledger import GENESIS, Ledger
 from verify import InputError, IntegrityError
+from verify.errors import RunError
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -125,6 +128,34 @@ def test_what_must_be_true_first(ledger: Ledger) -> None:
         ledger.advance(name, "closed")
     ledger.advance(name, "purged", residual=[], retired=["a" * 64])
     assert ledger.advance(name, "closed").outcome == "deleted"
+
+
+@pytest.mark.parametrize(
+    ("cause", "said"),
+    [
+        ("database or disk is full", "no space left for the ledger"),
+        ("disk I/O error", "no space left for the ledger, or its disk fails"),
+        ("unable to open database file", "cannot be written"),
+        ("attempt to write a readonly database", "cannot be written"),
+        ("database is locked", "another program has held the ledger"),
+    ],
+)
+def test_a_file_that_cannot_be_used_now_is_said_with_what_to_do(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, cause: str, said: str
+) -> None:
+    """When the ledger is opened as when it is written; it is not called something else than a ledger."""
+
+    def fails(*_: Any) -> None:
+        raise sa.exc.OperationalError("", {}, sqlite3.OperationalError(cause)) from sqlite3.OperationalError(cause)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("unlearn.requests.ledger.ledger.prepare", fails)
+        with pytest.raises(RunError, match=f"{said}.*Nothing in it is lost"):
+            Ledger(ledger.url)
+        patched.setattr(Ledger, "_append", fails)
+        with pytest.raises(RunError, match=f"{said}.*Nothing in it is lost, and this step was not recorded"):
+            ledger.add(new())
+    assert ledger.verify() == 0
 
 
 def test_bad_input(ledger: Ledger, tmp_path: Path) -> None:

@@ -80,10 +80,11 @@ class Confirm:
 
     def run(self) -> int:
         """Record the confirmation, write the letter and print its path."""
-        from unlearn.requests.letters import require_templates, write_confirmation
+        from unlearn.requests.letters import require_templates, require_writable, write_confirmation
 
         with self.ledger.open(keyed=False) as ledger:
             require_templates([ledger.request(self.id)], self.letter.templates)
+            require_writable(self.letter.output / self.id)
             request = ledger.confirm(self.id, today())
         for path in write_confirmation(request, self.letter.output / request.id, self.letter.templates):
             print(path)  # noqa: T201

@@ -182,10 +182,11 @@ class Extend:
 
     def run(self) -> int:
         """Record the extension, write the letter and print its path."""
-        from unlearn.requests.letters import require_templates, write_extension
+        from unlearn.requests.letters import require_templates, require_writable, write_extension
 
         with self.ledger.open(keyed=False) as ledger:
             require_templates([ledger.request(self.id)], self.letter.templates)
+            require_writable(self.letter.output / self.id)
             request = ledger.extend(self.id, self.reason, today())
         for path in write_extension(request, self.letter.output / request.id, self.letter.templates):
             print(path)  # noqa: T201

@@ -26,7 +26,7 @@ from verify.certificate.statements import load_signer
 from verify.certificate.timestamps import stamp_file
 from verify.data.identity import RecordKey
 from verify.errors import InputError, RunError
-from verify.io.files import alone_in, write_json
+from verify.io.files import alone_in, disk_errors, write_json
 from verify.schema.deletion_record import DeletionRecord
 from verify.schema.evidence import Evidence
 from verify.schema.reexecution import Reexecution
@@ -188,13 +188,16 @@ def _stamps(folder: Path, url: str | None, notify: Notify) -> list[Path]:
 def _close_refused(
     ledger: Ledger, output: Path, found: Request, documents: ClosingDocuments, notify: Notify
 ) -> tuple[DeletionRecord, list[Path]]:
-    if found.state != "closed":
-        found = ledger.advance(found.id, "closed")
-    forget_statistics(output, [found])
     folder = output / found.id
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    record = _record_of(ledger, [found], folder, None)
-    return record, [folder / RECORD, *write_documents(record, folder, (), documents, notify)]
+    with disk_errors(folder):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with alone_in(folder):
+        found = ledger.request(found.id)
+        if found.state != "closed":
+            found = ledger.advance(found.id, "closed")
+        forget_statistics(output, [found])
+        record = _record_of(ledger, [found], folder, None)
+        return record, [folder / RECORD, *write_documents(record, folder, (), documents, notify)]
 
 
 def _record_of(ledger: Ledger, requests: Sequence[Request], folder: Path, plan: Plan | None) -> DeletionRecord:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import date
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from unlearn.requests.attestation import proof_of
@@ -15,7 +16,7 @@ from unlearn.requests.robustness_check import stored_for
 from verify.certificate.check import read_claims
 from verify.certificate.reexecution import read_proof
 from verify.errors import InputError, RunError
-from verify.io.files import write_text
+from verify.io.files import disk_errors, write_text
 from verify.report.deletion import render
 from verify.report.letter import Letter, write_letter
 from verify.report.letter_words import load_words, templates_folder
@@ -27,6 +28,8 @@ from verify.schema.robustness import Robustness
 REPORT = "report.html"
 PRINTED = "report.pdf"
 LETTERS = "letters"
+LARGEST_LETTERS = 1 << 16
+"""Bytes that a letter as HTML and text takes at most."""
 
 
 def write_report(
@@ -96,6 +99,19 @@ def require_templates(requests: Sequence[Request], templates: Path | None) -> No
     folder = templates_folder(templates)
     for language in dict.fromkeys(request.language for request in requests):
         load_words(language, folder)
+
+
+def require_writable(folder: Path) -> None:
+    """Check that letters can be written into a folder, which is made if it is missing, before the ledger says that they were.
+
+    Raises:
+        RunError: the disk is full, or the folder is not writable.
+    """
+    with disk_errors(folder):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder) as stream:
+            stream.write(bytes(LARGEST_LETTERS))
+            stream.flush()
 
 
 def write_confirmation(request: Request, folder: Path, templates: Path | None = None) -> list[Path]:

@@ -1,5 +1,6 @@
 """Connection to the ledger's database: SQLite with full durability, or PostgreSQL; its errors with a next step."""
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,24 @@ from sqlalchemy.engine import Connection
 
 from verify.errors import RunError
 
+_FULL = ("no space left for the ledger, or its disk fails.", "Free some space, then run the same command again.")
+_CLOSED = (
+    "the ledger's file cannot be written, or the folder around it, and even a list of requests has to.",
+    "Use --ledger with a file in a folder that you may write to.",
+)
+_HELD = (
+    "another program has held the ledger for half a minute.",
+    "Wait until it has ended, then run the same command again.",
+)
+UNUSABLE = {
+    "full": _FULL,
+    "disk I/O": _FULL,
+    "unable to open": _CLOSED,
+    "readonly": _CLOSED,
+    "locked": _HELD,
+}
+"""Texts of SQLite's errors that the user can do something about: what is wrong, and what to do."""
+
 
 @contextmanager
 def database_errors() -> Iterator[None]:
@@ -17,16 +36,19 @@ def database_errors() -> Iterator[None]:
     try:
         yield
     except sa.exc.SQLAlchemyError as error:
-        if "full" in str(error.__cause__):
-            raise RunError(
-                "no space left for the ledger. Nothing in it is lost, and this step was not recorded. Free some space, then run "
-                "the same command again."
-            ) from None
+        if (why := unusable_file(error)) is not None:
+            raise RunError(f"{why[0]} Nothing in it is lost, and this step was not recorded. {why[1]}") from None
         kind = type(error.__cause__ or error).__name__
         raise RunError(
             f"the ledger's database reported an error ({kind}), and this step was not recorded. Check that it is a ledger of this "
             "version, writable and not locked by another program; then run the same command again."
         ) from None
+
+
+def unusable_file(error: BaseException) -> tuple[str, str] | None:
+    """Return why SQLite cannot use a ledger's file, and what to do; None for other errors."""
+    cause = str(error.__cause__) if isinstance(error.__cause__, sqlite3.Error) else ""
+    return next((said for text, said in UNUSABLE.items() if text in cause), None)
 
 
 def open_engine(url: str) -> sa.Engine:

@@ -21,14 +21,14 @@ from typing import Any, cast
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from unlearn.requests.ledger.database import database_errors, open_engine
+from unlearn.requests.ledger.database import database_errors, open_engine, unusable_file
 from unlearn.requests.ledger.deadlines import ExtensionReason, deadlines
 from unlearn.requests.ledger.layout import prepare
 from unlearn.requests.ledger.request import NewRequest, Request, Step, history, require_extendable
 from unlearn.requests.ledger.roles import KEY, LEDGER, OPERATOR, SEPARATE, require_separate
 from unlearn.requests.ledger.states import STATES, State, require_allowed
 from unlearn.requests.ledger.tables import CALLBACKS, EVENTS, EXTERNAL_ID, KEY_CHECK
-from verify.errors import InputError, IntegrityError
+from verify.errors import InputError, IntegrityError, RunError
 from verify.schema.deletion_record import CONFIRMED, EXTENDED, NOTES
 
 BatchStep = tuple[Sequence[str], State, Mapping[str, Any]]
@@ -55,6 +55,7 @@ class Ledger:
 
         Raises:
             InputError: the database cannot be opened, is not a ledger, or was written by a newer version.
+            RunError: its file cannot be written now: the disk is full, it is read-only, or another program holds it.
         """
         text = str(url)
         self.operator: str | None = None
@@ -70,6 +71,8 @@ class Ledger:
         except (sa.exc.SQLAlchemyError, KeyError, ImportError, OSError) as error:
             if engine is not None:
                 engine.dispose()
+            if (why := unusable_file(error)) is not None:
+                raise RunError(f"{why[0]} Nothing in it is lost. {why[1]}") from None
             # The URL may contain a password, which the driver's message repeats: show neither.
             raise InputError(
                 f"the ledger cannot be opened ({type(error).__name__}). Use --ledger with a file name or a PostgreSQL URL."
