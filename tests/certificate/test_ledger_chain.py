@@ -15,7 +15,7 @@ from unlearn.requests.request_facts import facts_of
 from verify import InputError, IntegrityError
 from verify.auditing.looks import look_at
 from verify.certificate.ledger_chain import GENESIS, LedgerEvent, chain
-from verify.certificate.ledger_facts import _data
+from verify.certificate.ledger_facts import _by_numbers, _data, _learned
 from verify.certificate.opened_audits import not_made, opening
 from verify.schema.evidence import Evidence
 from verify.schema.judged_by import ControlsAccount
@@ -210,6 +210,7 @@ def test_what_the_operator_signs_is_what_the_ledger_says(
         (["R-1"], ["R-1", "R-2"], "are not those of its plan"),
         (["R-1", "R-2"], None, "are not those of its plan"),
         (None, ["R-2"], None),
+        (None, ["R-1", "R-2"], "too few records from it for data of each"),
         (None, None, None),
         (None, [], "fewer records"),
     ],
@@ -230,6 +231,29 @@ def test_a_model_learned_from_the_requests_of_its_plan(noted: list[str] | None, 
         "models": [{"before": "a" * 64, "requests": stated}],
     }
     found = list(_data(record, events))
+    assert (found == []) if said is None else (said in found[0])
+    assert _by_numbers(record, events) == (noted is None and stated is not None)
+
+
+@pytest.mark.parametrize(
+    ("removed", "stated", "said"),
+    [
+        (3, ["R-1", "R-2", "R-3"], None),
+        (2, ["R-1", "R-2", "R-3"], None),  # the shared record is of two of them
+        (1, ["R-1", "R-2", "R-3"], "too few records"),
+        (1, ["R-3"], None),
+        (1, ["R-1"], None),
+        (2, ["R-1"], "fewer records"),  # of its two, one is R-2's as well, whose data the model had not learned
+        (1, ["R-2"], "fewer records"),
+        (2, ["R-1", "R-2"], None),
+        (3, ["R-1", "R-2"], "fewer records"),
+        (1, ["R-1", "R-9"], "too few records"),
+    ],
+)
+def test_numbers_of_records_say_whose_data_it_can_have_been(removed: int, stated: list[str], said: str | None) -> None:
+    """A plan of an earlier version has only the number: R-1 has two records, of which R-2 has one as well, and R-3 another one."""
+    own = {"R-1": frozenset("ab"), "R-2": frozenset("b"), "R-3": frozenset("c")}
+    found = list(_learned({"weights": "a" * 64, "records": removed}, stated, own))
     assert (found == []) if said is None else (said in found[0])
 
 

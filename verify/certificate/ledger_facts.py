@@ -50,6 +50,8 @@ def ledger_findings(path: Path, pairs: Mapping[str, Pair]) -> list[Finding]:
     wrong = list(dict.fromkeys(_differences(pairs, events[: digests.index(head)])))
     count = sum(len(record["requests"]) for record in _records(pairs)[:1])
     said = f"the certificate says what they say of {'1 request' if count == 1 else f'{count} requests'}"
+    if any(_by_numbers(record, events) for record in _records(pairs)[:1]):
+        said += ", except whose data each model had learned: the plan, of an earlier version, says only of how many records"
     found = [Finding(f"events of {what}", False, text) for text in wrong] or [Finding(f"events of {what}", True, said)]
     return [held, *found]
 
@@ -170,36 +172,63 @@ def _data(record: Mapping[str, Any], events: Sequence[LedgerEvent]) -> Iterator[
             rows[place["file"], place["digest"]] += place["records"]
     if {(place["file"], place["digest"]): place["records"] for place in record["data"]} != dict(rows):
         yield "the training files, or the rows in them, are not those that the ledger recorded"
-    first = [event for event in events if event.request == record["requests"][0]["id"] and event.state == "planned"]
-    plans = (event.details.get("models", ()) for event in reversed(first))  # the next method's, after a failure, counts no records
-    planned: Sequence[Mapping[str, Any]] = next((models for models in plans if any("records" in one for one in models)), ())
+    planned = _planned(record, events)
     counts = [model["records"] for model in planned]
     if counts and not max(counts) <= record["records"] <= sum(counts):
         yield "the number of removed records is not that of the plan"
     stated = {model["before"]: model.get("requests") for model in record["models"]}
+    names = {one["id"]: matched.get(one["id"], {"records": ()})["records"] for one in record["requests"]}
+    own = {request: frozenset(str(entry["record"]) for entry in records) for request, records in names.items()}
     for model in planned:
-        yield from _learned(model, stated.get(model["weights"]), matched)
+        yield from _learned(model, stated.get(model["weights"]), own)
 
 
-def _learned(planned: Mapping[str, Any], stated: Sequence[str] | None, matched: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+def _planned(record: Mapping[str, Any], events: Sequence[LedgerEvent]) -> Sequence[Mapping[str, Any]]:
+    """Return what the ledger recorded of the models when the requests were last planned."""
+    first = [event for event in events if event.request == record["requests"][0]["id"] and event.state == "planned"]
+    plans = (event.details.get("models", ()) for event in reversed(first))  # the next method's, after a failure, counts no records
+    return next((models for models in plans if any("records" in one for one in models)), ())
+
+
+def _by_numbers(record: Mapping[str, Any], events: Sequence[LedgerEvent]) -> bool:
+    """Return whether the plan of several requests names none: then only numbers can say whose data a model had learned."""
+    stated = any(model.get("requests") is not None for model in record["models"])
+    return stated and len(record["requests"]) > 1 and any("requests" not in model for model in _planned(record, events))
+
+
+def _learned(planned: Mapping[str, Any], stated: Sequence[str] | None, own: Mapping[str, frozenset[str]]) -> Iterator[str]:
     """Yield where a model is said to have learned from the records of other requests than its plan removed them for.
 
-    Plans of one request, and those of earlier versions, name no requests. Then what the ledger matched to those that are stated
-    has to be enough for the number of records that the plan removes, and that is all that can be compared.
+    Plans of one request, and those of earlier versions, name no requests. Then there have to be as many records as the plan
+    removes that are of the stated requests and of no other one, and among them at least one of each; the ledger says no more.
 
     Args:
         planned: what the ledger recorded of the model when it was planned.
         stated: ids of the requests by the deletion record; None where it names none.
-        matched: request -> what the ledger recorded of its records.
+        own: request -> keyed hashes of the records that the ledger matched with it.
     """
     model = planned["weights"][:16]
     if "requests" in planned:
         if sorted(stated or ()) != sorted(planned["requests"]):
             yield f"the requests whose data model {model} is said to have learned are not those of its plan"
         return
-    records = {entry["record"] for request in stated or () for entry in matched.get(request, {"records": ()})["records"]}
-    if stated is not None and len(records) < planned["records"]:
-        yield f"the ledger matched fewer records to the requests of model {model} than its plan removes from it"
+    if stated is None:
+        return
+    others = frozenset[str]().union(*(records for request, records in own.items() if request not in stated))
+    left = [own.get(request, frozenset()) - others for request in stated]
+    if len(frozenset[str]().union(*left)) < planned["records"]:
+        yield f"the ledger matched fewer records to the requests of model {model} alone than its plan removes from it"
+    if not all(left) or _apart(left) > planned["records"]:
+        yield f"the plan of model {model} removes too few records from it for data of each of its requests to be among them"
+
+
+def _apart(sets: Sequence[frozenset[str]]) -> int:
+    """Return how many of some sets have no record in common, chosen from the smallest on: so many records it takes at least."""
+    taken, count = frozenset[str](), 0
+    for one in sorted(sets, key=len):
+        if one.isdisjoint(taken):
+            taken, count = taken | one, count + 1
+    return count
 
 
 def _registrations(pairs: Mapping[str, Pair], events: Sequence[LedgerEvent]) -> Iterator[str]:
