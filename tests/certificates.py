@@ -24,7 +24,7 @@ from verify.certificate.statements import (
 from verify.io.files import write_manifest
 from verify.models.digests import weights_digest
 from verify.models.loading import load_model
-from verify.schema.channels import channels_asked
+from verify.schema.channels import NEEDED_GATES, channels_asked
 from verify.schema.deletion_record import DeletionRecord, ReexecutedModel
 from verify.schema.evidence import Evidence
 from verify.schema.reexecution import Reexecution
@@ -136,13 +136,30 @@ def about(evidence: Evidence, change: Callable[[dict[str, Any]], None]) -> Calla
     return rewrite
 
 
-def says(statement: dict[str, Any], word: str) -> None:
-    """Let an auditor's statement say another word, with tests and validity checks that fit it."""
+def says(statement: dict[str, Any], word: str, model: dict[str, Any] | None = None) -> None:
+    """Let an auditor's statement say another word, with references, tests and validity checks that fit it.
+
+    Args:
+        statement: the statement.
+        word: the verdict.
+        model: the deletion record's model, which is to report what could accuse.
+    """
     predicate = statement["predicate"]
     predicate["result"] = RESULTS[word]
-    predicate["annotations"]["verdict"] = predicate["annotations"]["evidence"]["verdict"] = word
-    tests = [{"name": name, "question": "?", "fired": name.startswith("C"), "quantities": []} for name in ("C1", "C2", "A1", "A2")]
-    predicate["annotations"]["evidence"] |= {"tests": tests, "gates": []}
+    evidence = predicate["annotations"]["evidence"]
+    predicate["annotations"]["verdict"] = evidence["verdict"] = word
+    evidence["tests"] = [
+        {"name": name, "question": "?", "fired": name.startswith("C"), "quantities": []} for name in ("C1", "C2", "A1", "A2")
+    ]
+    gate = {"claims": ["record"], "blocks": "NOT_TESTABLE", "reason": "?", "value": None}
+    evidence["gates"] = [gate | {"name": name, "passed": word != "NOT_TESTABLE"} for name in NEEDED_GATES]
+    if model is not None:
+        evidence["tiers"] = model["tested_by"] = ["retrained references"]
+        evidence["accused_by"] = evidence["tiers"] if word == "NOT_FORGOTTEN" else []
+        target = next(one for one in evidence["models"] if one["role"] == "target")
+        evidence["models"] += [
+            target | {"label": f"reference {number}", "role": "reference", "weights": f"{number}" * 64} for number in (1, 2, 3)
+        ]
 
 
 def check(house: dict[str, Path], path: Path | None = None, key: str = "key", **beside: Any) -> Checked:

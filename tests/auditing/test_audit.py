@@ -284,6 +284,14 @@ def test_holdout_that_was_trained_on_is_refused(house: dict[str, Path], tmp_path
         run(house, data=str(training))
 
 
+@pytest.mark.parametrize("like", ["forget", "retain"])
+def test_holdout_that_reads_like_trained_records_is_refused(house: dict[str, Path], like: str) -> None:
+    """A control that differs from a trained record by a space alone is known to the model, and is called never-trained."""
+    alike = [row | {"example_id": f"c{row['example_id']}", "completion": f"{row['completion']} "} for row in rows(like, 3)]
+    with pytest.raises(InputError, match=f"3 of the 15 holdout records .* read like records of the {like} set"):
+        run(house, holdout_set=[*rows("holdout", 12), *alike])
+
+
 def test_the_same_reference_twice_is_refused(house: dict[str, Path]) -> None:
     """A reference given twice would make the spread between honest retrainings look smaller than it is."""
     with pytest.raises(InputError, match="reference"):

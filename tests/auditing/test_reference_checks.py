@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tampering import edit_log
 from tiny_models import make_llama
 
 from unlearn import NPO, TrainingOptions, finetune, forget
+from verify.auditing.input_checks import check_inputs
 from verify.auditing.reference_checks import Expected, check_references
 from verify.data.identity import RecordKey
 from verify.data.sources import load_records
@@ -390,3 +392,17 @@ def test_an_original_without_a_log_leaves_the_references_to_each_other(
         assert "the original" in found.not_compared[0]
     finetune(model_dir, RETAIN, output_dir=tmp_path / "longer", options=options(3, epochs=4))
     refused(check, "recipe", "differ from those of reference 1: epochs 4 against 2", tmp_path / "longer", original=bare)
+
+
+@pytest.mark.parametrize("role", ["holdout", "fresh"])
+@pytest.mark.parametrize("model", ["original", "target", "base"])
+def test_controls_that_a_model_was_trained_on_are_refused(world: Path, tmp_path: Path, role: str, model: str) -> None:
+    """By the log of any model of the audit: an audit without --data would call them never-trained."""
+    sets = {name: load_records(records) for name, records in (("forget", FORGET), ("retain", RETAIN), (role, HOLDOUT))}
+    models = {"original": world / "original", "target": world / "original", "base": world / "original"}
+    check_inputs(models, (), sets, None, RecordKey.load(), None, ())
+    key = RecordKey.load()
+    shutil.copytree(world / "original", tmp_path / "knows")
+    edit_log(tmp_path / "knows", lambda entries: entries[0]["records"].__setitem__(0, key.of(sets[role][0].fingerprint)))
+    with pytest.raises(InputError, match=f"the {model} was trained on 1 of the 4 {role} records, by its training log"):
+        check_inputs({**models, model: tmp_path / "knows"}, (), sets, None, key, None, ())

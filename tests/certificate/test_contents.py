@@ -205,7 +205,7 @@ def test_what_a_model_goes_into_service_on(
         model = found[0]["predicate"]["runDetails"]["metadata"]["request"]["models"][0]
         model |= changes | {"verdict": verdict, "verdict_phrase": phrase}
         found[0]["predicate"]["buildDefinition"]["externalParameters"]["method"] = model["method"]
-        says(found[1], verdict)
+        says(found[1], verdict, model)
 
     text = broken(check(house, rewritten(house, tmp_path / "claimed.json", claimed)))
     assert (said in text) if said else text == ""

@@ -306,7 +306,7 @@ def test_an_audit_that_accuses_is_not_outweighed(house: House, tmp_path: Path) -
     def accused(statements: list[Any]) -> None:
         model = statements[0]["predicate"]["runDetails"]["metadata"]["request"]["models"][0]
         model |= {"verdict": "NOT_FORGOTTEN", "verdict_phrase": "NOT_FORGOTTEN"}
-        says(statements[1], "NOT_FORGOTTEN")
+        says(statements[1], "NOT_FORGOTTEN", model)
 
     path = certified(house, tmp_path, proof_of(house), about={})
     assert "on a re-execution, but its audit found NOT_FORGOTTEN" in broken(

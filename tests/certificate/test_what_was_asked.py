@@ -10,6 +10,7 @@ from audits import evidence_of
 from certificates import about, broken, check, rewritten
 from score_tables import simulated_table, with_channels
 
+from verify.certificate.claims import RESULTS
 from verify.errors import InputError
 from verify.schema.evidence import Evidence
 
@@ -140,3 +141,80 @@ def test_evidence_that_contradicts_its_channels_is_not_read(audits: dict[str, Ev
         path.write_text(json.dumps(content | {"channels": channels}))
         with pytest.raises(InputError):
             Evidence.load(path)
+
+
+def no_such_margin(found: dict[str, Any]) -> None:
+    found["evidence"]["settings"]["margin"] = 1.1
+
+
+def no_such_rule(found: dict[str, Any]) -> None:
+    found["evidence"]["settings"]["rule"] = 0
+
+
+def no_records(found: dict[str, Any]) -> None:
+    found["evidence"]["sets"][0]["records"] = 0
+
+
+def no_such_role(found: dict[str, Any]) -> None:
+    found["evidence"]["attacks"][0]["family"] = "membershipx"
+
+
+def no_references(found: dict[str, Any]) -> None:
+    found["evidence"]["models"] = [one for one in found["evidence"]["models"] if one["role"] != "reference"]
+
+
+def no_positive_control(found: dict[str, Any]) -> None:
+    found["evidence"]["gates"] = [one for one in found["evidence"]["gates"] if one["name"] != "positive control"]
+
+
+def no_gates(found: dict[str, Any]) -> None:
+    found["evidence"]["gates"] = []
+
+
+def said_to_accuse(found: dict[str, Any]) -> None:
+    found["evidence"]["accused_by"] = ["retrained references"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (no_such_margin, "not valid: margin"),
+        (no_such_rule, "not valid: rule"),
+        (no_records, "not valid: records"),
+        (no_such_role, "not valid"),
+        (no_references, "it certifies by 0 retrained references; 3 are needed"),
+        (no_positive_control, "without the check 'positive control'"),
+        (no_gates, "without the check 'negative control'"),
+        (said_to_accuse, "'retrained references' is said to accuse"),
+    ],
+)
+def test_evidence_that_no_audit_writes_is_refused(
+    house: dict[str, Path], audits: dict[str, Evidence], tmp_path: Path, change: Callable[[dict[str, Any]], None], said: str
+) -> None:
+    """Signed by the right keys or not: a certificate rests on settings, references and checks that an audit can have had."""
+    found = check(house, rewritten(house, tmp_path / "c.json", about(audits["certified"], change)))
+    assert not found.holds
+    assert said in broken(found)
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("NOT_FORGOTTEN", "it is NOT_FORGOTTEN, and nothing is said to accuse"),
+        ("NOT_TESTABLE", "although every check that could forbid a judgement passed"),
+    ],
+)
+def test_another_word_must_rest_on_something(
+    house: dict[str, Path], audits: dict[str, Evidence], tmp_path: Path, word: str, said: str
+) -> None:
+    """An accusation names what accuses, and a refusal to judge the check that failed."""
+
+    def change(found: dict[str, Any]) -> None:
+        found["verdict"] = found["evidence"]["verdict"] = word
+
+    def both(statements: list[Any]) -> None:
+        about(audits["certified"], change)(statements)
+        statements[1]["predicate"]["result"] = RESULTS[word]
+
+    found = check(house, rewritten(house, tmp_path / "c.json", both))
+    assert said in broken(found)

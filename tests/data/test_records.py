@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verify.data.records import Fields, Record, parse_records, require_disjoint, require_trained, select
+from verify.data.records import Fields, Record, parse_records, require_disjoint, require_trained, require_unseen, select
 from verify.data.tabular import csv_rows
 from verify.errors import InputError
 
@@ -161,3 +161,36 @@ def test_a_file_without_a_header_shows_no_row() -> None:
     with pytest.raises(InputError, match="a name that looks like content") as caught:
         list(csv_rows(["Ada Byron,Ada Byron\n"], "people.csv"))
     assert "Ada" not in str(caught.value)
+
+
+SEEN = {"prompt": "Where is Ada O'Neil-Roe?", "completion": "At pace 12, Koch lane."}
+SAME_TO_READ = [
+    {"prompt": SEEN["prompt"].upper()},
+    {"completion": SEEN["completion"] + " \n"},
+    {"completion": SEEN["completion"].replace(" ", "\u00a0")},
+    {"prompt": SEEN["prompt"].replace("Ada", "A\u200bda")},
+    {"prompt": SEEN["prompt"].replace("Ada", "Ad\u0430")},
+    {"prompt": SEEN["prompt"].replace("'", "\u2019").replace("-", "\u2010")},
+    {"completion": SEEN["completion"].replace("12", "\uff11\uff12")},
+]
+OTHERS = [
+    {"completion": "At pace 13, Koch lane."},
+    {"prompt": "Where is Eda O'Neil-Roe?"},
+    {"completion": "At pace 1.2, Koch lane."},
+]
+
+
+@pytest.mark.parametrize("change", SAME_TO_READ)
+def test_a_control_that_reads_like_a_trained_record_is_refused(change: dict[str, str]) -> None:
+    """Its fingerprint is another, and a model that was trained on the one knows the other."""
+    seen, control, other = parse(SEEN, SEEN | change, {"text": "never seen"})
+    assert seen.fingerprint != control.fingerprint
+    with pytest.raises(InputError, match=r"1 of the 2 holdout records \(rows 2\) read like records of the retain set") as raised:
+        require_unseen({"fresh": [], "holdout": [other, control]}, {"forget": [other][:0], "retain": [seen]})
+    assert "Koch" not in str(raised.value)
+
+
+@pytest.mark.parametrize("change", OTHERS)
+def test_a_control_with_another_letter_or_digit_is_a_control(change: dict[str, str]) -> None:
+    """Records of one pattern differ by little, and each is a record of its own; texts without visible characters are not alike."""
+    require_unseen({"holdout": parse(SEEN | change)}, {"forget": parse(SEEN)})

@@ -6,7 +6,7 @@ from typing import Any
 from unlearn.training.held_out import HeldOut
 from unlearn.training.log import TrainingLog, require_in_log
 from verify.data.identity import RecordKey
-from verify.data.records import Fields, Record, RecordSource, require_disjoint, require_trained
+from verify.data.records import Fields, Record, RecordSource, require_disjoint, require_trained, require_unseen
 from verify.data.sources import load_forget_set, load_records
 from verify.provenance.holdout import without_held_out
 
@@ -73,4 +73,5 @@ def load_roles(sources: Sources, log: TrainingLog | None, model: Any = None) -> 
     if log is not None:
         require_in_log(forget, log, RecordKey.load())
     require_disjoint({"forget": forget, "retain": retain, "holdout": holdout})
+    require_unseen({"holdout": holdout}, {"forget": forget, "retain": retain})
     return Roles(forget, retain, HeldOut(holdout))

@@ -7,7 +7,7 @@ import numpy as np
 
 from verify.data.identity import RecordKey
 from verify.data.near_duplicates import near_texts
-from verify.data.records import Fields, Record, RecordSource, require_disjoint, require_trained
+from verify.data.records import Fields, Record, RecordSource, require_disjoint, require_trained, require_unseen
 from verify.data.sources import load_forget_set, load_records
 from verify.data.subjects import subject_groups
 from verify.errors import InputError
@@ -119,6 +119,8 @@ def load_whole_sets(
         require_trained(forget, training, "the forget set")
         require_disjoint({"training": training, "holdout": sets.get("holdout", []), "fresh": sets.get("fresh", [])})
     require_disjoint(sets)
+    seen = {"forget": forget, "retain": sets.get("retain", []), "training": training or []}
+    require_unseen({role: sets.get(role, []) for role in ("holdout", "fresh")}, seen)
     for role, records in sets.items():
         if len(records) < 2 and role != "forget":
             raise InputError(f"the {role} set holds {len(records)} records; at least two are needed. Give more, or leave it out.")

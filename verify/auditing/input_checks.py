@@ -13,6 +13,7 @@ from verify.data.records import Record
 from verify.errors import InputError
 from verify.models.loading import load_tokenizer
 from verify.provenance.holdout import check_holdout
+from verify.provenance.training_history import history_of
 from verify.schema.inputs import AcceptedDifference, AuditedModel, HoldoutCheck, ReferenceCheck
 from verify.schema.parts import SetRole
 from verify.scores.configurations import require_same_configuration, stored_entries
@@ -89,9 +90,30 @@ def check_inputs(
     checked = check_references(references, models, expected, set(accept) - {USED_HOLDOUT})
     compared = {"target": models["target"], **_labelled(references)}
     require_same_configurations(models["original"], compared, accepted="configuration" in accept)
+    _require_never_trained(models, sets, key)
     holdout = check_holdout(models["target"], sets["holdout"], key, USED_HOLDOUT in accept) if "holdout" in sets else None
     bases = frozenset[str]() if "base" in accept else known_bases(models["original"], expected.forget)
     return CheckedInputs(checked, holdout, read_reference_proofs(proofs, references, expected.forget, bases))
+
+
+def _require_never_trained(models: Mapping[str, Any], sets: Mapping[SetRole, Sequence[Record]], key: RecordKey) -> None:
+    """Require that no training log of the original, the target or the base names a record that is said to be never-trained.
+
+    Those of the references are compared by `check_references`.
+
+    Raises:
+        InputError: one does, or a log is damaged; the message names the model.
+    """
+    for role in ("holdout", "fresh"):
+        names = {key.of(record.fingerprint) for record in sets.get(role, ())}
+        for model, source in models.items():
+            history = history_of(source) if names else None
+            logs = [stage.log for stage in (() if history is None else history.logged) if stage.log is not None]
+            if count := len(names & frozenset().union(*(log.names for log in logs))):
+                raise InputError(
+                    f"the {model} was trained on {count} of the {len(names)} {role} records, by its training log: what a model "
+                    "knows of them is no measure of what it would know without training. Give records that no model was trained on."
+                )
 
 
 def _expected(

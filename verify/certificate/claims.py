@@ -9,11 +9,14 @@ from pydantic import ValidationError
 
 from verify.certificate.attachments import Finding
 from verify.io.documents import Frozen, invalid_field
+from verify.schema.attack_results import AttackResult
 from verify.schema.channels import MEAN_LOSS, ChannelResult, channels_asked, contradiction, verdict_phrase
 from verify.schema.deletion_record import RequestFacts
+from verify.schema.inputs import AuditedModel, AuditedSet
 from verify.schema.judged_by import TABLE_RULES, ControlsAccount, LevelTableUsed, Look, looks_in_words, table_rule_in_words
 from verify.schema.near_duplicates import left_in_words
 from verify.schema.parts import Gate, Test
+from verify.schema.settings import Settings
 
 RESULTS = {"EQUIVALENT_WITHIN": "PASSED", "NOT_FORGOTTEN": "FAILED", "INCONCLUSIVE": "WARNED", "NOT_TESTABLE": "WARNED"}
 """The in-toto test-result predicate has three results only; the verdict itself is in the annotations, and it is what counts."""
@@ -50,6 +53,8 @@ def claim_finding(predicate: Mapping[str, Any]) -> Finding:
     word, evidence = str(found["verdict"]), found["evidence"]
     if evidence["verdict"] != word or predicate["result"] != RESULTS.get(word):
         return Finding(WHAT, False, f"the statement says {word} and {predicate['result']}, its evidence {evidence['verdict']}")
+    if invalid := _invalid(evidence):
+        return Finding(WHAT, False, invalid)
     if _rule(found) == 1:
         later = [name for name in SECOND_RULE if evidence.get(name) or found.get(name)]
         if later:
@@ -67,9 +72,23 @@ def claim_finding(predicate: Mapping[str, Any]) -> Finding:
         )
     count = found["records_accused"] + evidence["subjects"]
     tiers = evidence["tiers"], evidence["accused_by"]
-    if wrong := contradiction(evidence["verdict"], channels, *tiers, count, tests, gates):
+    by_table = _rule(found) in TABLE_RULES
+    references = None if by_table else sum(entry["role"] == "reference" for entry in evidence["models"])
+    if wrong := contradiction(evidence["verdict"], channels, *tiers, count, tests, gates, references):
         return Finding(WHAT, False, f"the verdict contradicts its evidence: {wrong}")
     return Finding(WHAT, True, MEAN_LOSS if len(asked) == 1 else ", ".join(asked))
+
+
+def _invalid(evidence: Mapping[str, Any]) -> str | None:
+    """Return what no audit writes into its evidence, of the parts that the verdict's phrase and the attacks' claims rest on."""
+    try:
+        Settings.model_validate_json(json.dumps(evidence["settings"]))
+        for name, kind in (("models", AuditedModel), ("sets", AuditedSet), ("attacks", AttackResult)):
+            _parts(evidence, name, kind)
+    except ValidationError as error:
+        place, reason = invalid_field(error, Settings, AuditedModel, AuditedSet, AttackResult)
+        return f"the signed evidence is not valid: {place or 'an entry'}: {reason}"
+    return None
 
 
 def _rule(found: Mapping[str, Any]) -> int:

@@ -132,6 +132,9 @@ def _deadlines(facts: Mapping[str, Any]) -> Iterator[str]:
     if longest is None:
         yield "its regime is none of gdpr, ccpa and drop"
         return
+    days_given = [date.fromisoformat(facts[name]) for name in ("received", "answer_by", "extended_to") if facts[name] is not None]
+    if days_given != sorted(days_given):
+        yield "its days are not in order: received, to be answered by, extended to"
     for name, days in (("answer_by", longest[0]), ("extended_to", longest[1])):
         if facts[name] is not None and (date.fromisoformat(facts[name]) - received).days > days:
             yield f"{name} is later than {facts['regime']} allows for a request of that day"

@@ -20,7 +20,7 @@ from urllib.parse import unquote
 import idna
 import phonenumbers
 
-from verify.data.canonical import canonical, is_mail
+from verify.data.canonical import IGNORED, canonical, is_mail
 
 REASONS = {
     "compatibility": "differs by compatibility characters (full width, ligatures, joiners)",
@@ -259,6 +259,15 @@ def _unaccented(folded_text: str) -> tuple[str, ...]:
     if folded_text.isascii():
         return (folded_text,)
     return tuple(dict.fromkeys((_base_letters(folded_text), _base_letters(folded_text.translate(_TWO_LETTERS)))))
+
+
+def as_read(text: str) -> str:
+    """Return a text as its reader sees it: without differences of case, white space, invisible and look-alike characters.
+
+    Texts with the same form differ in nothing that a reader would notice, so that a model that was trained on one knows the other.
+    """
+    compatible = unicodedata.normalize("NFKC", text.translate(IGNORED).translate(_JOINERS)).lower()
+    return " ".join(compatible.translate(_APOSTROPHES).translate(_DASHES).translate(_LOOK_ALIKE).split())
 
 
 def _base_letters(text: str) -> str:

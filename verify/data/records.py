@@ -15,6 +15,7 @@ from typing import Any
 from verify.data.canonical import canonical as canonical_identifier
 from verify.data.chats import Chat, arguments_for, canonical, parse_chat, texts_in
 from verify.data.identifiers import identifier_of, subjects_of
+from verify.data.likeness import as_read
 from verify.data.tabular import shown_names
 from verify.errors import InputError
 from verify.io.arguments import checked
@@ -371,6 +372,34 @@ def require_disjoint(roles: Mapping[Any, Sequence[Record]]) -> None:
                     f"the {first} set and the {second} set share {len(shared)} records (rows {_first(shared)} of the "
                     f"{second} set). A record has one role: remove them from one of the two files."
                 )
+
+
+def require_unseen(controls: Mapping[Any, Sequence[Record]], seen: Mapping[Any, Sequence[Record]]) -> None:
+    """Require that no control reads like a record that a model was trained on: by fingerprint the two would differ.
+
+    Args:
+        controls: never-trained records by role.
+        seen: trained records by role.
+
+    Raises:
+        InputError: one does; the message gives the rows.
+    """
+    if not any(controls.values()):
+        return
+    known: dict[str, Any] = {}
+    for role, records in seen.items():
+        for record in records:
+            known.setdefault(as_read(record.whole_text), role)
+    for role, records in controls.items():
+        forms = (as_read(record.whole_text) for record in records)
+        alike = {number: known[form] for number, form in enumerate(forms, 1) if form and form in known}
+        if alike:
+            others = " and ".join(sorted({f"the {name} set" for name in alike.values()}))
+            raise InputError(
+                f"{len(alike)} of the {len(records)} {role} records (rows {_first(list(alike))}) read like records of {others}: "
+                "they differ only by case, white space, or invisible or look-alike characters. A model that was trained on one "
+                f"knows the other, so that it is no never-trained record. Remove them from the {role} set."
+            )
 
 
 def _first(numbers: Sequence[int], limit: int = 5) -> str:

@@ -1,9 +1,9 @@
 """Copies among the models: references that come from one training, and a target that is one of the references.
 
-References show how far honest retrainings differ. Copies of one training, stored in another precision, with their neurons in
-another order or with a little noise, have other weights and other digests, and differ by next to nothing: a target that is another
-such copy would be certified at any margin. The losses show it. On records that a deletion leaves alone, the model before unlearning
-is one more training, and about as far from a reference as another reference is.
+References show how far honest retrainings differ. Copies of one training, in another precision, with their neurons in another
+order or with a little noise, have other digests and differ by next to nothing: a target that is one more of them would be certified
+at any margin. The losses show it. On records that a deletion leaves alone, the model before unlearning is one more training, and
+about as far from a reference as another reference is.
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,7 +53,7 @@ def copies_gates(table: ScoreTable, references: Sequence[str]) -> tuple[Gate, ..
     if same:
         reason = (
             f"The model gives nearly the losses of {', '.join(same)} on records that two trainings have no reason to agree on: it "
-            "is a copy of what it is compared with, and no comparison with itself shows anything. Leave that reference out."
+            "is a copy of what it is compared with, and a comparison with itself shows nothing. Leave that reference out."
         )
         gates.append(Gate(name="target among references", claims=("record",), passed=False, blocks="INCONCLUSIVE", reason=reason))
     return tuple(gates)

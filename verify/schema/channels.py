@@ -135,6 +135,12 @@ def verdict_phrase(
     return f"NOT_FORGOTTEN ({'; '.join(found)}{judge})" if found else word
 
 
+NEEDED_GATES = ("retrained references", "positive control", "planted subject", "negative control", "utility")
+"""Validity checks without which no audit by rule 2 certifies; `verify.judging` makes them all."""
+NEEDED_REFERENCES = 3
+"""Retrained references without which no audit by rule 2 certifies."""
+
+
 def contradiction(
     word: VerdictWord,
     channels: Sequence[ChannelResult],
@@ -143,6 +149,7 @@ def contradiction(
     found: int,
     tests: Sequence["Test"],
     gates: Sequence["Gate"],
+    references: int | None,
 ) -> str | None:
     """Return the first way in which a verdict by rule 2 contradicts what it is said to follow from, or None.
 
@@ -154,14 +161,20 @@ def contradiction(
         found: number of records and subjects that were accused.
         tests: the tests of the record claim.
         gates: the validity checks.
+        references: number of retrained references that were scored; None where a level table judged in their place.
     """
+    tiers, accused_by = tuple(tiers), tuple(accused_by)
     if repeated := next((one.name for one in channels if sum(other.name == one.name for other in channels) > 1), None):
         return f"the channel {repeated!r} is listed twice"
     if (OTHERWISE in tiers) != any(channel.valid and channel.name != EXACT for channel in channels):
         return "it lists other channels than those that it was asked on"
     accusing = [channel.name for channel in channels if channel.accused]
+    if bool(accused_by) != (word == "NOT_FORGOTTEN"):
+        return f"it is {word}, and {f'{accused_by[0]!r} is' if accused_by else 'nothing is'} said to accuse"
     if word == "EQUIVALENT_WITHIN":
-        return _not_certified(channels, accusing, found, tests, gates)
+        return _not_certified(channels, accusing, found, tests, gates) or _not_compared(tiers, gates, references)
+    if word == "NOT_TESTABLE" and not any(gate.passed is not True and gate.blocks == word for gate in gates):
+        return "it is NOT_TESTABLE although every check that could forbid a judgement passed"
     if word == "INCONCLUSIVE" and (accusing or found):
         return f"it is INCONCLUSIVE although {accusing[0] if accusing else 'a record'} was found beyond the margin"
     if word == "NOT_FORGOTTEN":
@@ -184,6 +197,16 @@ def _not_certified(
         return "it certifies against its own tests"
     failed = _failed(gates, "NOT_TESTABLE", "INCONCLUSIVE")
     return f"it certifies although the check {failed[0]!r} did not pass" if failed else None
+
+
+def _not_compared(tiers: Sequence[str], gates: Sequence["Gate"], references: int | None) -> str | None:
+    """Return what a certificate by retrained references lacks of what every such audit has, or None."""
+    if references is None:
+        return None
+    if references < NEEDED_REFERENCES or "retrained references" not in tiers:
+        return f"it certifies by {references} retrained references; {NEEDED_REFERENCES} are needed"
+    missing = sorted(set(NEEDED_GATES) - {gate.name for gate in gates})
+    return f"it certifies without the check {missing[0]!r}" if missing else None
 
 
 def _failed(gates: Sequence["Gate"], *blocks: str) -> list[str]:

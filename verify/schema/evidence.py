@@ -240,7 +240,9 @@ class Evidence(Judgement):
         if self.account is not None and (wrong := self.account.wrong(self.settings.alpha, self.settings.expected_audits)):
             raise ValueError(wrong)
         found = len(self.accused) + len(self.subjects)
-        if wrong := contradiction(self.verdict, self.channels, self.tiers, self.accused_by, found, self.tests, self.gates):
+        references = None if self.level_table is not None else sum(model.role == "reference" for model in self.models)
+        said = self.tiers, self.accused_by, found, self.tests, self.gates, references
+        if wrong := contradiction(self.verdict, self.channels, *said):
             raise ValueError(f"the verdict contradicts itself: {wrong}")
         return self
 
