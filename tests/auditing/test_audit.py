@@ -3,6 +3,7 @@
 import json
 import shutil
 import stat
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from verify import InputError, RunError, Settings, audit, summary
+from verify import InputError, RunError, Settings, audit, register, summary
 from verify.auditing.recompute import recompute
 from verify.io.files import file_digest, verify_manifest
 from verify.schema.evidence import Evidence
@@ -290,6 +291,20 @@ def test_holdout_that_reads_like_trained_records_is_refused(house: dict[str, Pat
     alike = [row | {"example_id": f"c{row['example_id']}", "completion": f"{row['completion']} "} for row in rows(like, 3)]
     with pytest.raises(InputError, match=f"3 of the 15 holdout records .* read like records of the {like} set"):
         run(house, holdout_set=[*rows("holdout", 12), *alike])
+
+
+@pytest.mark.parametrize("copies", [0, 1, 12])
+def test_copies_in_the_forget_set_are_named(house: dict[str, Path], tmp_path: Path, copies: int) -> None:
+    """A set that is padded with copies of its records, under other names, looks larger than it is."""
+    content = [*rows("forget", 12), *({**row, "example_id": f"again {row['example_id']}"} for row in rows("forget", copies))]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        register(tmp_path / "registration.json", forget_set=content)
+    said = [str(one.message) for one in caught if "different texts" in str(one.message)]
+    assert [text.split(".")[0] for text in said] == (
+        [f"the forget set holds {12 + copies} records with 12 different texts"] if copies else []
+    )
+    assert not any(name in " ".join(said) for name in NAMES)
 
 
 def test_the_same_reference_twice_is_refused(house: dict[str, Path]) -> None:

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,12 @@ from verify.certificate.statements import (
     sign,
     write_certificate,
 )
+from verify.cli.main import main
 from verify.io.files import write_manifest
 from verify.models.folder_checks import changed_adapters, require_listed
+from verify.schema.evidence import Evidence
 from verify.schema.judged_by import ControlsAccount
+from verify.scores.table import ScoreTable
 
 
 def test_a_whole_certificate_holds(house: dict[str, Path]) -> None:
@@ -413,3 +417,62 @@ def test_checking_needs_no_torch(house: dict[str, Path]) -> None:
     assert (
         subprocess.run([sys.executable, "-c", code, *arguments[:-1], f"{house['other']}.pub"], capture_output=True).returncode == 1
     )
+
+
+@pytest.mark.parametrize("edit", ["a number", "a sentence", "the scores", "scores of another audit"])
+def test_an_edited_audit_is_not_signed(house: dict[str, Path], tmp_path: Path, edit: str) -> None:
+    """Whoever edits an audit can rewrite its manifest: `certify` computes the verdict again before it signs."""
+    audit = shutil.copytree(house["audit"], tmp_path / "audit")
+    evidence, scores = Evidence.load(audit / "evidence.json"), ScoreTable.load(audit / "scores.parquet")
+    block = scores.blocks["target", "forget"]
+    if edit == "a number":
+        evidence.attacks[0].mean.__dict__["value"] += 1.0  # type: ignore[union-attr]
+        evidence.save(audit / "evidence.json")
+    elif edit == "a sentence":
+        evidence.model_copy(update={"scope": "Everything is gone."}).save(audit / "evidence.json")
+    elif edit == "the scores":
+        block.scores["loss"][0] += 1.0
+        scores.save(audit / "scores.parquet")
+    else:
+        fewer = replace(block, **{name: getattr(block, name)[:-1] for name in ("records", "subjects", "tokens", "loss")})
+        fewer = replace(fewer, scores={name: values[:-1] for name, values in block.scores.items()})
+        ScoreTable({**scores.blocks, ("target", "forget"): fewer}).save(audit / "scores.parquet")
+    write_manifest(audit, "audit", json.loads((house["audit"] / "manifest.json").read_text())["about"])
+    files = ("--model", str(house["after"]), "--original", str(house["before"]), "--key", str(house["key"]))
+    output = tmp_path / "c.json"
+    assert main(["certify", *files, "--audit", str(audit), "--output", str(output)]) in (1, 2)
+    assert not output.exists()
+    assert main(["certify", *files, "--audit", str(house["audit"]), "--output", str(output)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "original", "said"),
+    [
+        ("after", "after", "has the very weights of"),
+        ("before", "after", "the audit or re-execution is about"),
+        ("after", "third", "the audit or re-execution is about"),
+        ("third", "before", "the audit or re-execution is about"),
+    ],
+)
+def test_models_and_audit_of_different_deletions_are_not_signed(
+    house: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], model: str, original: str, said: str
+) -> None:
+    """Such a certificate would never hold: whoever mixes up folders is told before anything is signed."""
+    third = shutil.copytree(house["before"], tmp_path / "third")
+    write_manifest(third, "model", {"method": "rollback", "parameters": {}, "weights": "3" * 64})
+    folders = house | {"third": third}
+    files = ("--model", str(folders[model]), "--original", str(folders[original]), "--key", str(house["key"]))
+    assert main(["certify", *files, "--audit", str(house["audit"]), "--output", str(tmp_path / "c.json")]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "c.json").exists()
+
+
+@pytest.mark.parametrize("command", ["report", "certify"])
+def test_a_folder_that_is_no_audit_is_called_that(
+    house: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    """The message names what to give instead: not a JSON file."""
+    files = ["--model", str(house["after"]), "--original", str(house["before"]), "--key", str(house["key"])]
+    rest = [str(house["after"])] if command == "report" else [*files, "--audit", str(house["after"]), "--output", str(tmp_path)]
+    assert main([command, *rest]) == 2
+    assert "holds no evidence.json. Give the folder that `verify-unlearning audit` wrote" in capsys.readouterr().err

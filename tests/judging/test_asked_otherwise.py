@@ -118,6 +118,8 @@ def test_a_channel_without_power_accuses_nobody_and_certifies_nothing() -> None:
     assert (faint.verdict, channel.valid, channel.certifiable) == ("EQUIVALENT_WITHIN", False, False)
     assert "too little" in channel.reason
     assert "No statement is possible on: no prompt." in faint.explanation
+    assert "It was asked in other ways, too, on none of which a statement is possible: no prompt." in faint.scope
+    assert "It was not asked" not in faint.scope
     noisy = judged({}, {"no prompt": 0.0}, noise=0.9, subject_size=1)
     (exact, channel) = noisy.channels
     assert (noisy.verdict, channel.valid, channel.certifiable) == ("EQUIVALENT_WITHIN", True, False)
@@ -265,3 +267,16 @@ def test_records_that_were_never_memorized_are_named() -> None:
         table = ScoreTable({**table.blocks, ("original", "forget"): replace(block, loss=loss)})
         gate, weak = memorized_gate(table, [f"reference {n}" for n in range(1, 5)])
         assert (gate.passed, weak) == (passed, block.records[:count])
+
+
+def test_controls_that_say_nothing_on_the_exact_texts_leave_them_to_the_references() -> None:
+    """The references judge the exact texts and certify them; that controls show nothing there is said of the controls."""
+    table = simulated_table(references=8)
+    blocks = dict(table.blocks)
+    held = table.blocks["original", "holdout"]
+    blocks["original", "holdout"] = replace(held, loss=held.loss - 2.2)  # as if it had been trained on them
+    found = judge(ScoreTable(blocks), SETTINGS, Aside(BLIND))
+    assert (found.verdict, found.channels[0].valid) == ("EQUIVALENT_WITHIN", False)
+    said = " ".join(found.explanation)
+    assert "Against never-trained controls no statement is possible on the exact texts; the references alone judge them." in said
+    assert "No statement is possible on" not in said

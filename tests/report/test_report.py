@@ -211,3 +211,16 @@ def test_plain_words_say_what_was_tested() -> None:
     for words, evidence in audits.items():
         assert words in in_plain_words(evidence), (words, evidence.verdict)
         assert in_plain_words(evidence) in render(evidence)
+
+
+@pytest.mark.parametrize("truth", [{"retain": False}, {"destroyed": 3.0}, {"references": 2, "model_spread": 0.01}])
+def test_no_margin_is_named_that_would_certify_where_a_check_forbids_it(truth: dict[str, Any]) -> None:
+    """The tests alone would certify at some margin; the checks would not, and both forms of the report name them."""
+    evidence = evidence_of(simulated_table(**({"references": 8} | truth)))  # type: ignore[arg-type]
+    assert evidence.verdict != "EQUIVALENT_WITHIN"
+    failed = next(gate.name for gate in evidence.gates if not gate.passed and gate.blocks != "nothing")
+    for text in (summary(evidence), Page(render(evidence)).text):
+        assert "smallest margin" not in text
+        assert f"forbid a certificate, whatever the tests show: {failed}" in text
+    certified = evidence_of(simulated_table(references=8))
+    assert "The smallest margin at which the same tests would certify" in summary(certified)

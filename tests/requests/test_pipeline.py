@@ -23,6 +23,7 @@ from unlearn.requests.ledger.ledger import Ledger
 from verify.certificate.check import check_certificate
 from verify.certificate.statements import load_public_key, load_signer, make_key
 from verify.data.identity import RecordKey
+from verify.io.files import write_manifest
 from verify.judging.gates import all_of_alpha_gate
 from verify.schema.deletion_record import NOTES, DeletionRecord
 from verify.schema.evidence import Evidence
@@ -101,7 +102,18 @@ def test_from_receipt_to_certificate(world: Path, shell: Shell, tmp_path: Path, 
     for role in ("operator", "auditor"):
         make_key(tmp_path / role)
     keys = ["--no-pdf", "--operator-key", str(tmp_path / "operator"), "--auditor-key", str(tmp_path / "auditor")]
-    status, said = shell("close", name, "--retired", old[:16], "--remove", "--rewrite-data", *keys)
+    close = ("close", name, "--retired", old[:16], "--remove", "--rewrite-data", *keys)
+    (audited,) = (world / "deletions").glob("B-*/model-0/audit-*")
+    kept = {path: path.read_bytes() for path in audited.iterdir()}
+    Evidence.load(audited / "evidence.json").model_copy(update={"scope": "Everything is gone."}).save(audited / "evidence.json")
+    write_manifest(audited, "audit", json.loads(kept[audited / "manifest.json"])["about"])
+    status, said = shell(*close)
+    assert (status, "is not the evidence by which the model went into service" in said) == (2, True), "edited since"
+    assert not (audited.parents[1] / "certificate.json").exists()
+    assert "purged" in shell("list")[1]
+    for path, content in kept.items():
+        path.write_bytes(content)
+    status, said = shell(*close)
     assert status == 0, said
     assert rows_in(world / "people.jsonl") == rows([person for person in PEOPLE if person != ASKING])
     (folder,) = (world / "deletions").glob("B-*")

@@ -25,8 +25,8 @@ from unlearn.requests.robustness_check import match_to_models, store
 from verify.certificate.statements import load_signer
 from verify.certificate.timestamps import stamp_file
 from verify.data.identity import RecordKey
-from verify.errors import InputError, RunError
-from verify.io.files import alone_in, disk_errors, write_json
+from verify.errors import InputError, IntegrityError, RunError
+from verify.io.files import alone_in, disk_errors, file_digest, write_json
 from verify.schema.deletion_record import DeletionRecord
 from verify.schema.evidence import Evidence
 from verify.schema.reexecution import Reexecution
@@ -148,14 +148,20 @@ def _require_evidence(folder: Path, made: Sequence[Mapping[str, Any]]) -> None:
 
     Raises:
         InputError: an audit's evidence or a proof is missing, damaged or of another version.
-        IntegrityError: a proof is not the one in the ledger.
+        IntegrityError: an audit or a proof is not the one in the ledger.
     """
     for entry in made:
         proof = proof_of(folder, entry)
         if proof is not None:
             Reexecution.load(proof)
         if entry.get("audit") is not None:
-            Evidence.load(folder / entry["audit"] / "evidence.json")
+            path = folder / entry["audit"] / "evidence.json"
+            Evidence.load(path)
+            if file_digest(path) != entry["evidence"]:
+                raise IntegrityError(
+                    f"{path} is not the evidence by which the model went into service ({str(entry['evidence'])[:16]}, by the "
+                    "ledger): it was made again or edited. Restore the audit's folder; nothing was closed or signed."
+                )
 
 
 def write_documents(

@@ -25,7 +25,6 @@ from unlearn.requests.deployment import deployed, tried
 from unlearn.requests.judging import Finding, judge, testable_now
 from unlearn.requests.ledger.ledger import Ledger
 from unlearn.requests.ledger.request import Request
-from unlearn.requests.ledger.states import State
 from unlearn.requests.plan import Plan, PlannedModel
 from unlearn.requests.registering import controls_to_use, register_audit, require_fitting_references
 from unlearn.requests.training_sets import require_clean

@@ -1,5 +1,6 @@
 """Loading of an audit's record sets: forget, retain, holdout and fresh, with checks that they fit together."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -105,6 +106,7 @@ def load_whole_sets(
             "the forget set holds one record, but attacks judged against controls need at least two: no rate can be computed from "
             "one value. Leave out --holdout and --fresh: one record is judged against retrained references alone."
         )
+    _warn_of_copies(forget)
     sets: dict[SetRole, Sequence[Record]] = {"forget": forget}
     if retain_set is not None:
         sets["retain"] = load_records(retain_set, fields)
@@ -125,6 +127,17 @@ def load_whole_sets(
         if len(records) < 2 and role != "forget":
             raise InputError(f"the {role} set holds {len(records)} records; at least two are needed. Give more, or leave it out.")
     return sets
+
+
+def _warn_of_copies(forget: Sequence[Record]) -> None:
+    """Warn where a text occurs several times in the forget set: a set padded with copies looks larger than it is."""
+    texts = len({record.fingerprint for record in forget})
+    if texts < len(forget):
+        warnings.warn(
+            f"the forget set holds {len(forget)} records with {texts} different texts. A text counts once in the test per record; "
+            "a copy of it that names another subject counts as one more person in the tests per person, so leave such copies out.",
+            stacklevel=3,
+        )
 
 
 def _fresh(source: RecordSource, forget: Sequence[Record], fields: Fields | None) -> list[Record]:

@@ -29,6 +29,8 @@ def recompute(folder: str | Path) -> Evidence:
         RunError: a number or sentence in `evidence.json` does not follow from the scores; the message names the first few.
     """
     folder = Path(folder)
+    if not (folder / "evidence.json").is_file():
+        raise InputError(f"{folder} holds no evidence.json. Give the folder that `verify-unlearning audit` wrote.")
     evidence = Evidence.load(folder / "evidence.json")
     table = ScoreTable.load(folder / "scores.parquet")
     process = evidence.process

@@ -1,7 +1,7 @@
 """Commands around a certificate: keygen, certify, check, timestamp, log-entry, bom."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -9,6 +9,7 @@ import tyro
 
 if TYPE_CHECKING:
     from verify.certificate.attachments import Finding
+    from verify.certificate.signing import Statement
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,19 +51,29 @@ class Certify:
     """The files that `probe` wrote; one per model, or none."""
 
     def run(self) -> int:
-        """Sign and write."""
+        """Sign and write.
+
+        Raises:
+            RunError: a number or sentence of an audit does not follow from its scores. Whoever hands in an edited audit can rewrite
+                its manifest, too.
+        """
+        from verify.auditing.recompute import recompute
         from verify.certificate.statements import auditor_statements, load_signer, operator_statement, sign, write_certificate
         from verify.io.files import read_json
 
         audits, proofs = self._by_model()
+        for audit in audits.values():
+            recompute(audit)
         auditor = load_signer(self.key)
         operator = auditor if self.operator_key is None else load_signer(self.operator_key)
         about = None if self.deletion is None else read_json(self.deletion)
         envelopes = []
         for number, (model, original) in enumerate(zip(self.model, self.original, strict=True)):
             robustness = self.robustness[number] if self.robustness else None
-            envelopes.append(sign(operator_statement(model, original, about), operator))
+            made = operator_statement(model, original, about)
             found = auditor_statements(audits.get(number), robustness, proofs.get(number))
+            _require_one_deletion(made, found, model, original)
+            envelopes.append(sign(made, operator))
             envelopes += [sign(statement, auditor) for statement in found]
         write_certificate(self.output, envelopes)
         keys = f"--key {self.key}.pub"
@@ -109,6 +120,29 @@ class Certify:
             if count != len(self.model):
                 raise InputError(
                     f"{flag} names {count} and --model {len(self.model)}. Give one {flag} for each model, in the same order."
+                )
+
+
+def _require_one_deletion(made: "Statement", found: Sequence["Statement"], model: Path, original: Path) -> None:
+    """Require that what the auditor says is about the weights of these folders, which must be two: no check would hold otherwise.
+
+    Raises:
+        InputError: the statements are about other weights, before or after, or nothing was changed.
+    """
+    from verify.errors import InputError
+
+    after = made["subject"][0]["digest"]["sha256"]
+    before = made["predicate"]["buildDefinition"]["resolvedDependencies"][0]["digest"]["sha256"]
+    if after == before:
+        raise InputError(f"{model} has the very weights of {original}: nothing was unlearned. Give the model after the deletion.")
+    for statement in found:
+        about = statement["subject"][0]["digest"]["sha256"]
+        from_before = statement["predicate"].get("annotations", {}).get("weights_before_deletion", before)
+        for flag, folder, own, other in (("--model", model, after, about), ("--original", original, before, from_before)):
+            if own != other:
+                raise InputError(
+                    f"{flag} {folder} has the weights {own[:16]}, the audit or re-execution is about {other[:16]}. Give the audit "
+                    "of this deletion, and the two models that it compared."
                 )
 
 

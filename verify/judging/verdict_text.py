@@ -150,7 +150,10 @@ def _asked(facts: Facts) -> str:
     """Say in which ways the model was asked, and for a certificate with what result."""
     names = [channel.name for channel in facts.otherwise]
     if not names:
+        silent = [channel.name for channel in facts.claim.channels if channel.name != EXACT]
         listed = "It was not asked in other words, or in any other way."
+        if silent:
+            listed = f"It was asked in other ways, too, on none of which a statement is possible: {', '.join(silent)}."
     else:
         reworded = any(name.startswith(REWORDED) for name in names)
         words = "It was asked in other words, too" if reworded else "It was not asked in other words"
@@ -239,8 +242,12 @@ def _explain_channels(facts: Facts) -> list[str]:
         said.append(f"Within the margin as well: {'; '.join(map(_named, shown))}.")
     if weak := [channel.name for channel in valid if not channel.certifiable and not channel.accused]:
         said.append(f"Too imprecise to certify, and not found beyond the margin: {', '.join(weak)}.")
-    if invalid := [channel.name for channel in facts.claim.channels if not channel.valid]:
-        said.append(f"No statement is possible on: {', '.join(invalid)}.")
+    invalid = [channel.name for channel in facts.claim.channels if not channel.valid]
+    references_alone = EXACT in invalid and facts.level_table is None
+    if references_alone:
+        said.append("Against never-trained controls no statement is possible on the exact texts; the references alone judge them.")
+    if silent := [name for name in invalid if name != EXACT or not references_alone]:
+        said.append(f"No statement is possible on: {', '.join(silent)}.")
     return said
 
 

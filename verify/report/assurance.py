@@ -39,6 +39,9 @@ def margin_note(evidence: Evidence) -> str | None:
     if evidence.pre_registered or evidence.settings.rule == 1:
         return None
     chosen = f"The margin rho* = {evidence.settings.margin:g} was not registered."
+    failed = [gate.name for gate in evidence.gates if not gate.passed and "record" in gate.claims and gate.blocks != "nothing"]
+    if failed:
+        return f"{chosen} Validity checks that did not pass forbid a certificate, whatever the tests show: {', '.join(failed)}."
     if evidence.smallest_margin is None:
         return f"{chosen} No margin up to one half would certify this model."
     return (
