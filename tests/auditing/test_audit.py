@@ -151,8 +151,11 @@ def test_other_wording_is_no_changed_number(evidence: Evidence, out: Path) -> No
         RunError, match=r"every number follows from scores\.parquet, but this version words explanation\[0\], scope differently"
     ):
         recompute(out)
-    worded.model_copy(update={"blind": None, "accused_by": ("canaries",)}).save(out / "evidence.json")
+    worded.model_copy(update={"blind": None}).save(out / "evidence.json")
     with pytest.raises(RunError, match="does not follow"):
+        recompute(out)
+    worded.model_copy(update={"accused_by": ("canaries",)}).save(out / "evidence.json")
+    with pytest.raises(InputError, match="'canaries' is said to accuse"):
         recompute(out)
 
 

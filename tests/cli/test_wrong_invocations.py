@@ -39,7 +39,7 @@ WRONG = [
     ),
     ("unlearn request approve", "name the requests: unlearn request approve ID"),
     ("verify compare --output NEW", "name the audits: verify-unlearning compare DIR"),
-    ("verify report FOLDER", "evidence.json does not exist. Give the folder that `verify-unlearning audit` wrote."),
+    ("verify report FOLDER", "Give the folder that `verify-unlearning audit` wrote."),
     ("verify annex FOLDER --output NEW", "Give the folder that `verify-unlearning audit` wrote."),
 ]
 

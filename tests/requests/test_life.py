@@ -500,7 +500,7 @@ def test_references_do_not_judge_again_after_others_did() -> None:
     [
         ({}, None),
         ({"gates": (FAILED.model_copy(update={"name": "negative control"}),)}, None),
-        ({"verdict": "NOT_FORGOTTEN"}, "against other references says NOT_FORGOTTEN"),
+        ({"verdict": "NOT_FORGOTTEN", "accused_by": ("retrained references",)}, "against other references says NOT_FORGOTTEN"),
         ({"verdict": "NOT_TESTABLE", "accused": (FOUND,) * 3}, "against other references lists 3 of its records"),
         ({"gates": (FAILED,)}, "against other references failed the check 'all of alpha': Judged at all of alpha"),
     ],

@@ -111,7 +111,7 @@ def test_accumulation_changes_nothing(model_dir: Path, tmp_path: Path) -> None:
     halves = run(model_dir, tmp_path / "halves", objective, BOTH, batch_size=1, gradient_accumulation=2)
     plain = run(model_dir, tmp_path / "plain", objective, None, batch_size=2)
     for one, other in zip(whole.parameters(), halves.parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=2e-4)
     assert any(not torch.allclose(one, other, atol=1e-4) for one, other in zip(whole.parameters(), plain.parameters(), strict=True))
 
 
