@@ -223,7 +223,7 @@ def _learned(planned: Mapping[str, Any], stated: Sequence[str] | None, own: Mapp
 
 
 def _apart(sets: Sequence[frozenset[str]]) -> int:
-    """Return how many of some sets have no record in common, chosen from the smallest on: so many records it takes at least."""
+    """Return how many of some sets have no record in common, chosen from the smallest on: at least as many records are needed."""
     taken, count = frozenset[str](), 0
     for one in sorted(sets, key=len):
         if one.isdisjoint(taken):
