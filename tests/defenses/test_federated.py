@@ -307,7 +307,7 @@ def test_without_flower(model_dir: Path, client_rows: Rows, tmp_path: Path, monk
             finetune(model_dir, client_rows, output_dir=tmp_path / "a", options=OPTIONS, defense=DEFENSE)
     monkeypatch.setitem(sys.modules, "ray", None)
     simulated = dataclasses.replace(DEFENSE, engine="simulation")
-    with pytest.raises(InputError, match="needs Ray"):
+    with pytest.raises(InputError, match=r"Ray.*unlearn-verify\[federated\]"):
         finetune(model_dir, client_rows, output_dir=tmp_path / "b", options=OPTIONS, defense=simulated)
     assert os.environ["FLWR_TELEMETRY_ENABLED"] == os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
     from flwr.supercore import telemetry
