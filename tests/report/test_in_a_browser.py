@@ -146,14 +146,16 @@ def test_on_paper(browser: Any, page_file: Path) -> None:
     page.close()
 
 
+@pytest.mark.parametrize("font", ["serif", "sans-serif"])
 @pytest.mark.parametrize("kind", ["deletion", "executed", "annex"])
-def test_the_first_page_is_one_page(browser: Any, tmp_path: Path, kind: str) -> None:
-    """Verdict, scope, outcomes, what was shown, cost, limits and signatures of one model fit on one sheet of A4."""
+def test_the_first_page_is_one_page(browser: Any, tmp_path: Path, kind: str, font: str) -> None:
+    """Verdict, scope, outcomes, what was shown, cost, limits and signatures fit on one sheet of A4, in whatever font stands in."""
     path = tmp_path / "deletion.html"
     path.write_text(made(kind))
     page = browser.new_page(viewport={"width": SHEET[0], "height": SHEET[1]})
     page.goto(path.as_uri())
     page.emulate_media(media="print")
+    page.add_style_tag(content=f"body {{ font-family: {font}; }}")
     assert page.evaluate("document.querySelector('.first').getBoundingClientRect().height") <= SHEET[1]
     page.close()
 
