@@ -28,8 +28,9 @@ from verify.certificate.statements import (
     write_certificate,
 )
 from verify.cli.main import main
-from verify.io.files import write_manifest
+from verify.io.files import file_digest, write_manifest
 from verify.models.folder_checks import changed_adapters, require_listed
+from verify.provenance.shard_plan import SCHEMA
 from verify.schema.evidence import Evidence
 from verify.schema.judged_by import ControlsAccount
 from verify.scores.table import ScoreTable
@@ -130,6 +131,52 @@ def test_every_file_beside_certified_weights_is_named(house: dict[str, Path], tm
     (model / name).write_text('{"adapters": {"shard-0": {"adapter_config.json": "0"}}}')
     findings = [one for one in check(house, model=model).findings if name in one.detail or "its adapters shard-0" in one.detail]
     assert [one.holds for one in findings] == [not loaded], "named once"
+
+
+def test_stages_are_counted_and_everything_else_is_named(house: dict[str, Path], tmp_path: Path) -> None:
+    """Stages of the certified plan take one line; what is outside the plan, a link, or of a model without a plan is named."""
+    places = ("shard-0/slice-0/", "shard-0/slice-1/", "shard-1/slice-0/", "shard-1/slice-1/")
+    foreign = ("shard-2/slice-0/", "shard-0/slice-2/", "shard-00/slice-0/", "shard-x/slice-0/", "checkpoint-3/")
+    model = shutil.copytree(house["after"], tmp_path / "model")
+    for place in (*places, *foreign):
+        (model / place).mkdir(parents=True)
+        (model / place / "manifest.json").write_text("{}")
+    (model / "shard-1/notes.txt").write_text("a note")
+    plain = said_beside(house, model)
+    assert not any("stages of" in line for line in plain), "a model without a certified plan has no stages"
+    assert all(place in plain[0] for place in (*places, *foreign))
+    plan = {
+        "schema": SCHEMA,
+        "shards": 2,
+        "slices": 2,
+        "combine": "sum",
+        "options": {},
+        "base": "b",
+        "base_weights": "0",
+        "records": {},
+    }
+    (model / "shards.json").write_text(json.dumps(plan))
+    assert all(place in said_beside(house, model)[0] for place in places), (
+        "a plan that the manifest does not list vouches for nothing"
+    )
+    manifest = json.loads((model / "manifest.json").read_text())
+    manifest["files"]["shards.json"] = {"sha256": file_digest(model / "shards.json"), "bytes": 0}
+    (model / "manifest.json").write_text(json.dumps(manifest))
+    named, counted = said_beside(house, model)
+    assert "4 with weights of its training in shards" in counted
+    assert "4 it does not answer with, and are not certified" in counted
+    assert not any(place in named + counted for place in places)
+    assert all(name in named for name in (*foreign, "shard-1/notes.txt"))
+    shutil.rmtree(model / "shard-1/slice-1")
+    (model / "shard-1/slice-1").symlink_to(house["before"])
+    named, counted = said_beside(house, model)
+    assert ("shard-1/slice-1/" in named, "3 with weights" in counted) == (True, True), "a link may lead to anybody's weights"
+
+
+def said_beside(house: dict[str, Path], model: Path) -> list[str]:
+    """What the check says about files beside a model and about its stages."""
+    findings = check(house, model=model).findings
+    return [f"{one.what}: {one.detail}" for one in findings if one.what.startswith(("files beside", "stages of"))]
 
 
 def test_a_checkpoint_and_a_link_beside_certified_weights_are_named(house: dict[str, Path], tmp_path: Path) -> None:

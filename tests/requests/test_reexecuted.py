@@ -132,6 +132,9 @@ def test_two_in_a_row(desk: Path, shell: Shell, capsys: pytest.CaptureFixture[st
     assert proof.tokens / proof.training_tokens == pytest.approx(model.share_of_retraining, abs=0.01), "as dear as the deletion"
     status, said = checked(batch, "rung-0-sisa", capsys)
     assert (status, "FAILS" in said, "REBUILT_WITHOUT(all of" in said) == (0, False, True), said
+    assert "4 with weights of its training in shards" in said
+    assert "2 it answers with, certified by ensemble.json; 2 it does not answer with" in said
+    assert "slice-" not in said
     assert not list(batch.glob("model-0/audit-*"))
     assert "REBUILT_WITHOUT" in shell("list")[1]
     shown = shell("show", first)[1]

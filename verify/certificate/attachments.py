@@ -1,17 +1,19 @@
 """Compare attachments of a certificate (model, audit, deletion record, proof, commitment) with what was signed."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from verify.certificate.reexecution import ReexecutionClaim, claim_of, contradictions, read_proof
 from verify.certificate.signing import Statement
-from verify.errors import IntegrityError
+from verify.errors import InputError, IntegrityError
 from verify.io.files import MANIFEST, file_digest, read_json, verify_manifest
 from verify.models.configuration import BaseNotHereError, folder_configuration
-from verify.models.folder_checks import changed_adapters, unlisted_files
+from verify.models.folder_checks import changed_adapters, ensemble_adapters, unlisted_files
 from verify.provenance.commitment import TrainingCommitment
+from verify.provenance.shard_plan import SHARDS, ShardsDescription
 
 Pair = dict[str, Statement]
 """The valid statements about one model's weights: "operator", "auditor" (of an audit), "reexecution" (the auditor's, too)."""
@@ -81,6 +83,7 @@ def attachment_findings(pairs: Mapping[str, Pair], given: Attachments) -> list[F
 
 SHOWN = 20
 """Most unlisted files that one finding names; for the others it gives their number."""
+_STAGE = re.compile(r"shard-(0|[1-9][0-9]{0,8})/slice-(0|[1-9][0-9]{0,8})/")
 
 
 def _model(pairs: Mapping[str, Pair], model: Path) -> list[Finding]:
@@ -100,9 +103,12 @@ def _model(pairs: Mapping[str, Pair], model: Path) -> list[Finding]:
     beside = [
         Finding(f"files beside {what}", False, f"not listed, and some program would load them: {_listed(unlisted.loaded)}")
     ] * bool(unlisted.loaded)
-    beside += [
-        Finding(f"files beside {what}", True, f"not certified, and not by its name a part of a model: {_listed(unlisted.others)}")
-    ] * bool(unlisted.others)
+    stages = _stages(model, manifest, unlisted.others)
+    if others := [name for name in unlisted.others if name not in stages]:
+        detail = f"not certified, and not by its name a part of a model: {_listed(others)}"
+        beside.append(Finding(f"files beside {what}", True, detail))
+    if stages:
+        beside.append(Finding(f"stages of {what}", True, _counted(len(stages), len(stages & _answering(model)))))
     weights = str(dict(manifest["about"]).get("weights"))
     if weights not in pairs:
         return [Finding(what, False, f"its weights are {weights[:16]}, which are not the certified ones"), *beside]
@@ -113,6 +119,39 @@ def _model(pairs: Mapping[str, Pair], model: Path) -> list[Finding]:
             detail = "its manifest is not the certified one: files were changed and the manifest rewritten"
             return [Finding(what, False, detail), *beside]
     return [_configuration(what, model, pairs[weights].get("auditor")), *beside]
+
+
+def _stages(model: Path, manifest: Mapping[str, Any], names: Iterable[str]) -> set[str]:
+    """Return those of some folders that are stages of the model's training in shards, by its certified description."""
+    try:
+        plan = ShardsDescription.read(model) if SHARDS in manifest["files"] else None
+    except InputError:
+        return set()  # of another version: it vouches for no stage, and each is named
+    places = {name: found for name in names if (found := _STAGE.fullmatch(name)) is not None}
+    return {
+        name
+        for name, found in places.items()
+        if plan is not None
+        and int(found[1]) < plan.shards
+        and int(found[2]) < plan.slices
+        # A link leads to weights that may be anybody's, so it is named.
+        and not (model / name).is_symlink()
+    }
+
+
+def _answering(model: Path) -> set[str]:
+    """Return the folders of the adapters that an ensemble answers with; its description, which is certified, has their digests."""
+    return {f"{name}/" for name in ensemble_adapters(model)}
+
+
+def _counted(stages: int, answering: int) -> str:
+    """Say in one line how many stages lie in a model's folder, and which of them the certificate covers."""
+    rest = stages - answering
+    bound = f"{answering} it answers with, certified by ensemble.json; " if answering else ""
+    return (
+        f"{stages} with weights of its training in shards, each of one part of the records: "
+        f"{bound}{rest} it does not answer with, and {'is' if rest == 1 else 'are'} not certified"
+    )
 
 
 def _listed(names: Sequence[str]) -> str:

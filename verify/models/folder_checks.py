@@ -182,12 +182,7 @@ def changed_adapters(folder: Path) -> list[str]:
     Raises:
         InputError: the description is damaged.
     """
-    if not (folder / "ensemble.json").is_file():
-        return []
-    about = read_json(folder / "ensemble.json")
-    adapters = about.get("adapters") if isinstance(about, dict) else None
-    if not isinstance(adapters, dict) or not all(isinstance(files, dict) and files for files in adapters.values()):
-        raise InputError(f"{folder / 'ensemble.json'} is damaged. Restore the folder, or make it again.")
+    adapters = ensemble_adapters(folder)
 
     def intact(path: Path, digest: Any) -> bool:
         return path.resolve().is_relative_to(folder.resolve()) and path.is_file() and file_digest(path) == digest
@@ -197,6 +192,21 @@ def changed_adapters(folder: Path) -> list[str]:
         for name, files in adapters.items()
         if not all(intact(folder / str(name) / str(file), digest) for file, digest in files.items())
     ]
+
+
+def ensemble_adapters(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the digests of the files of every adapter of an ensemble, by its folder; empty without an ensemble.
+
+    Raises:
+        InputError: the description is damaged.
+    """
+    if not (folder / "ensemble.json").is_file():
+        return {}
+    about = read_json(folder / "ensemble.json")
+    adapters = about.get("adapters") if isinstance(about, dict) else None
+    if not isinstance(adapters, dict) or not all(isinstance(files, dict) and files for files in adapters.values()):
+        raise InputError(f"{folder / 'ensemble.json'} is damaged. Restore the folder, or make it again.")
+    return adapters
 
 
 @dataclass(frozen=True)
