@@ -8,12 +8,11 @@ from typing import Any
 
 from verify.certificate.reexecution import ReexecutionClaim, claim_of, contradictions, read_proof
 from verify.certificate.signing import Statement
-from verify.errors import InputError, IntegrityError
+from verify.errors import IntegrityError
 from verify.io.files import MANIFEST, file_digest, read_json, verify_manifest
 from verify.models.configuration import BaseNotHereError, folder_configuration
 from verify.models.folder_checks import changed_adapters, ensemble_adapters, unlisted_files
 from verify.provenance.commitment import TrainingCommitment
-from verify.provenance.shard_plan import SHARDS, ShardsDescription
 
 Pair = dict[str, Statement]
 """The valid statements about one model's weights: "operator", "auditor" (of an audit), "reexecution" (the auditor's, too)."""
@@ -83,6 +82,8 @@ def attachment_findings(pairs: Mapping[str, Pair], given: Attachments) -> list[F
 
 SHOWN = 20
 """Most unlisted files that one finding names; for the others it gives their number."""
+SHARDS = "shards.json"
+"""Description of a training in shards. `verify.provenance.shard_plan` reads all of it, with numpy, which a check does without."""
 _STAGE = re.compile(r"shard-(0|[1-9][0-9]{0,8})/slice-(0|[1-9][0-9]{0,8})/")
 
 
@@ -123,20 +124,14 @@ def _model(pairs: Mapping[str, Pair], model: Path) -> list[Finding]:
 
 def _stages(model: Path, manifest: Mapping[str, Any], names: Iterable[str]) -> set[str]:
     """Return those of some folders that are stages of the model's training in shards, by its certified description."""
-    try:
-        plan = ShardsDescription.read(model) if SHARDS in manifest["files"] else None
-    except InputError:
-        return set()  # of another version: it vouches for no stage, and each is named
+    plan = read_json(model / SHARDS) if SHARDS in manifest["files"] else None
+    shards, slices = (plan.get(name) if isinstance(plan, dict) else 0 for name in ("shards", "slices"))
+    if not isinstance(shards, int) or not isinstance(slices, int):
+        return set()  # no description of this project: it vouches for no stage, and each is named
     places = {name: found for name in names if (found := _STAGE.fullmatch(name)) is not None}
-    return {
-        name
-        for name, found in places.items()
-        if plan is not None
-        and int(found[1]) < plan.shards
-        and int(found[2]) < plan.slices
-        # A link leads to weights that may be anybody's, so it is named.
-        and not (model / name).is_symlink()
-    }
+    within = {name for name, found in places.items() if int(found[1]) < shards and int(found[2]) < slices}
+    # A link leads to weights that may be anybody's, so it is named.
+    return {name for name in within if not (model / name).is_symlink()}
 
 
 def _answering(model: Path) -> set[str]:
