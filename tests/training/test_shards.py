@@ -144,6 +144,37 @@ def test_planner_agrees_with_simulation() -> None:
         deletion_cost(0, 1, 1)
 
 
+ALONE = [{key: value for key, value in row.items() if key != "subject_id"} for row in ROWS]
+SAME = ALONE + [{**row, "example_id": f"again {row['example_id']}"} for row in ALONE]
+
+
+@pytest.mark.parametrize(
+    ("rows", "shards", "slices", "said"),
+    [
+        (ROWS, 100000, 1, r"--shards 100000 would train 100000 adapters on 10 subjects; .* Give at most --shards 10\."),
+        (ROWS, 11, 1, r"on 10 subjects; .* Give at most --shards 10\."),
+        (
+            ROWS,
+            3,
+            4,
+            r"--shards 3 and --slices 4 would train 12 .* --shards 2 and --slices 4, or, with --shards 3, .* --slices 3\.",
+        ),
+        (ROWS, 2, 1000, r"on 10 subjects; .* --shards 1 and --slices 10, or, with --shards 2, at most --slices 5\."),
+        (ROWS, 1, 11, r"Give at most --shards 1 and --slices 10\."),
+        (ALONE, 21, 1, r"on 20 records; .* Give at most --shards 20\."),
+        (SAME, 21, 1, r"on 20 records; .* Give at most --shards 20\."),
+        (ROWS[:4] + ALONE[4:7], 6, 1, r"on 5 subjects, and records without one; .* Give at most --shards 5\."),
+    ],
+)
+def test_more_shards_than_people_are_refused(
+    model_dir: Path, tmp_path: Path, rows: list[dict[str, str]], shards: int, slices: int, said: str
+) -> None:
+    """Shards and slices that the records cannot fill: nothing is written, and the message says how many they can."""
+    with pytest.raises(InputError, match=said):
+        finetune_shards(model_dir, rows, output_dir=tmp_path / "out", plan=plan(shards=shards, slices=slices))
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_damage_and_misuse(model_dir: Path, tmp_path: Path) -> None:
     """A changed adapter, another base, a folder without shards, the wrong method: refused, with what to do."""

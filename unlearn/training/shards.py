@@ -121,11 +121,13 @@ def finetune_shards(
         raise InputError("sharded training runs in one process. Start it without torchrun or accelerate launch.")
     precision = dtype_name(dtype)
     require_memory_for_training(model, adapter=True, dtype=precision)
+    records = load_records(data, fields)
+    _require_filled(plan, records)
     output = claim_output(output_dir)
     loaded = load_model(model, tokenizer=tokenizer, dtype=precision)
     (output / WORK).mkdir(exist_ok=True)
     base = str(Path(model).resolve()) if Path(model).exists() else str(model)
-    result = train_stages(loaded, load_records(data, fields), plan, output, base, reuse=output)
+    result = train_stages(loaded, records, plan, output, base, reuse=output)
     served = serve(output, loaded, plan)
     about = {
         "options": dataclasses.asdict(plan.options),
@@ -137,6 +139,28 @@ def finetune_shards(
     }
     save_model(served, loaded.tokenizer, output, about)
     return result
+
+
+def _require_filled(plan: ShardPlan, records: Sequence[Record]) -> None:
+    """Refuse more stages than there are people, or records about nobody, to divide: each costs a training and an adapter on disk.
+
+    A rebuild is not checked: its plan is the original's, whose stages may have lost their records.
+
+    Raises:
+        InputError: the message says how many shards and slices the records can fill.
+    """
+    people = {record.subject_id for record in records} - {None}
+    units = len(people) + len({record.fingerprint for record in records if record.subject_id is None})
+    if plan.shards * plan.slices <= units:
+        return
+    whom = "records" if not people else "subjects" if units == len(people) else "subjects, and records without one"
+    slices = f" and --slices {plan.slices}" if plan.slices > 1 else ""
+    fewer = f", or, with --shards {plan.shards}, at most --slices {units // plan.shards}" if 1 < plan.shards <= units // 2 else ""
+    fitting = f"--shards {units // plan.slices}{slices}" if plan.slices <= units else f"--shards 1 and --slices {units}"
+    raise InputError(
+        f"--shards {plan.shards}{slices} would train {plan.shards * plan.slices} adapters on {units} {whom}; those without a "
+        f"record would learn nothing. Give at most {fitting}{fewer if plan.slices > 1 else ''}."
+    )
 
 
 def train_stages(
