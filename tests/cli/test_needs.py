@@ -73,6 +73,10 @@ WITHOUT_EFFECT = [
     ("unlearn request recipients R --unreachable X", "only with --reason"),
     ("unlearn request plan --data d --models m --no-reexecution --commitments c", "only with --reexecution"),
     ("unlearn request plan --data d --models m --accept-reference-differences base", "only with --references"),
+    (
+        "unlearn request plan --data d --models m --level-table-key k --references r",
+        "--level-table-key has no effect with --references",
+    ),
     ("unlearn request plan --data d --models m --channels int8 --relearning-rate 1e-4", "without --channels or with"),
     ("unlearn request run R --rewrite-data", "--rewrite-data has an effect only with --remove"),
     ("unlearn request close R --rewrite-data", "--rewrite-data has an effect only with --remove"),

@@ -25,6 +25,14 @@ WRONG = [
     ("verify power --forget 10 --gap nan", "--gap must be a finite number, got nan."),
     ("verify power --forget 10 --record-spread inf", "--record-spread must be a finite number"),
     ("verify power --forget -3", "--forget must be 0 or more, got -3."),
+    *(
+        (f"unlearn scan --data DATA {given}", f"{said} cannot all be read from standard input, which has one end. Give - to one")
+        for given, said in (
+            ("--subjects - --ids -", "--subjects and --ids"),
+            ("--texts - --subjects -", "--subjects and --texts"),
+            ("--subjects - --ids - --texts -", "--subjects and --ids and --texts"),
+        )
+    ),
     ("unlearn plan-shards --shards 4 -1", "--shards must be 0 or more, got -1."),
     ("verify reexecute --model m --base b --data d --forget f --output NEW --segments 0", "--segments must be 1 or more, or all"),
     ("verify backdoor --model m --original o --references r --triggers t --alpha 5", "--alpha must lie between 0 and 1, got 5"),

@@ -112,7 +112,7 @@ def test_a_second_call_changes_nothing_and_another_design_is_refused(made: tuple
 def test_controls_and_seeds_of_a_finished_table_are_not_passed_over(
     made: tuple[Path, Path], tmp_path: Path, model_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its own are taken, others are refused; so are a share held out and a seed that the finished model was not trained with."""
+    """Its own are taken, others are refused; so are options that the finished model was not trained with."""
     held = "".join(path.read_text() for path in sorted((made[0] / CONTROLS).glob("*.jsonl")))
     (tmp_path / "own.jsonl").write_text(held)
     (tmp_path / "other.jsonl").write_text("".join(held.splitlines(keepends=True)[:-1]))
@@ -123,9 +123,27 @@ def test_controls_and_seeds_of_a_finished_table_are_not_passed_over(
         make_level_table(made[0], models=4, seed=6)
     words = ["train", "--model", str(model_dir), "--data", str(made[0].parent / "people.jsonl"), "--output", str(made[0])]
     words += ["--level-table", "4"]
-    for flag, value in (("holdout-share", "0.5"), ("seed", "7")):
-        assert unlearn.cli.main.main([*words, f"--{flag}", value]) == 2
-        assert f"as --{flag}, not {value}" in capsys.readouterr().err
+    others = {"holdout-share": "0.5", "seed": "7", "epochs": "5.0", "learning-rate": "0.1", "batch-size": "8", "max-steps": "3"}
+    others |= {"lora-rank": "4", "dtype": "bfloat16", "canaries": "3", "defense": "dp", "optimizer": "sophia", "save-steps": "2"}
+    for flag, value in others.items():
+        more = ["--lora"] if flag == "lora-rank" else []
+        assert unlearn.cli.main.main([*words, f"--{flag}", value, *more]) == 2
+        assert "as --lora, not on" in (said := capsys.readouterr().err) or f"as --{flag}, not {value}" in said, said
+    same = [
+        "--holdout-share",
+        "0.25",
+        "--seed",
+        "0",
+        "--epochs",
+        "6",
+        "--learning-rate",
+        "5e-3",
+        "--batch-size",
+        "16",
+        "--dtype",
+        "auto",
+    ]
+    assert unlearn.cli.main.main([*words, *same, "--no-lora", "--defense", "none"]) == 0, "the training's own words, and a table"
 
 
 def test_a_finished_table_is_signed_afterwards_and_no_flag_is_passed_over(made: tuple[Path, Path], tmp_path: Path) -> None:

@@ -100,6 +100,8 @@ def test_methods_that_fit(model_dir: Path, data: Path, tmp_path: Path, ledger: L
     with pytest.raises(InputError, match="--in-service"):
         draft(ledger, requests, choices(tmp_path, data), RecordKey.load())
     both = choices(tmp_path, data, in_service=(str(models / "logged"), str(models / "sharded")))
+    with pytest.raises(InputError, match=r"--level-table-key has no effect here: .* Name the table with --level-table DIR"):
+        draft(ledger, requests, replace(both, level_table_key="key.pub"), RecordKey.load())
     found = draft(ledger, requests, both, RecordKey.load())
     (plan,) = found.plans
     by_name = {model.name: model for model in plan.models}

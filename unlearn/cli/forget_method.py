@@ -5,6 +5,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
+from unlearn.cli.fixed_options import require_another_training, require_new_adapter
 from unlearn.methods import method_name
 from unlearn.training import distributed
 from unlearn.training.options import GradientOptions, Selection, TrainingOptions, require_reporter
@@ -107,6 +108,17 @@ def _run(self: Any) -> int:
     return 0
 
 
+def _require_used(self: Any, typed: Collection[str]) -> None:
+    """Refuse training options that the model's adapter, or the training that a rebuild repeats, leaves without an effect."""
+    from unlearn.training.method import Rebuild
+
+    model = self.arguments.model
+    if not (isinstance(self.parameters, Rebuild) and self.parameters.used_options is None):
+        require_new_adapter(model, typed)
+    else:
+        require_another_training(Path(model), self.training, typed)
+
+
 def _unused(kind: type[Any]) -> dict[str, str]:
     """Return the common flags that have no effect on a method, each with the reason."""
     name, used = method_name(kind), getattr(kind, "used_options", None)
@@ -151,6 +163,7 @@ def forget_command(kind: type[Any], cost: str, *, trains: bool, steps: bool) -> 
         ],
         namespace={
             "run": _run,
+            "require_used": _require_used,
             "__doc__": described,
             "ESSENTIAL": ESSENTIAL | own,
             "UNUSED": _unused(kind),

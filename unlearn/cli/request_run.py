@@ -30,6 +30,7 @@ class PlanCommand(PlanInputs):
     NEEDS: ClassVar[Mapping[str, str]] = {
         "accept_reference_differences": "--references or --accept-reference-differences configuration",
         "commitments": "--reexecution",
+        "level_table_key": "no --references",
         "relearning_rate": "no --channels or --channels relearned",
     }
 

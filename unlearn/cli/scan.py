@@ -57,6 +57,11 @@ class Scan:
         from verify.errors import InputError
         from verify.io.files import write_json
 
+        if len(piped := [f"--{name}" for name in ("subjects", "ids", "texts") if getattr(self, name) == "-"]) > 1:
+            raise InputError(
+                f"{' and '.join(piped)} cannot all be read from standard input, which has one end. Give - to one of them, and "
+                "files to the others."
+            )
         given = {name: identifiers_of(getattr(self, name)) for name in ("subjects", "ids")} | {"texts": lines_of(self.texts)}
         if not any(given.values()):
             raise InputError("nothing to search for. Name a file with --subjects, --ids or --texts; - reads standard input.")

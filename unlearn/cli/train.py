@@ -1,18 +1,19 @@
 """Command `unlearn train`."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from unlearn.cli.defenses import DefenseFlags, summary
+from unlearn.cli.fixed_options import require_as_trained, require_new_adapter
 from unlearn.cli.level_table import LevelTableFlags, described
 from unlearn.training import distributed
 from unlearn.training.options import ADAPTER_OPTIONS, TrainingOptions, require_reporter
 from verify.cli.console import progress_bar
 from verify.cli.flags import FieldFlags
 from verify.errors import InputError
-from verify.io.files import MANIFEST, is_complete, read_json
+from verify.io.files import is_complete
 from verify.models.quantized import Quantization
 
 
@@ -79,7 +80,6 @@ class Train:
             return self._shards()
         self.table.require_possible()
         if self.table.level_table and is_complete(self.arguments.output, "model"):
-            self._require_as_trained()
             return self._table()
         self._require_repeatable()
         with progress_bar("loading"):
@@ -101,20 +101,14 @@ class Train:
             print(text + summary(result.defense))  # noqa: T201
         return self._table() if self.table.level_table else 0
 
-    def _require_as_trained(self) -> None:
-        """Refuse flags that a finished model cannot follow any more: what it held out, and its seed."""
-        from unlearn.finetuning import recipe_of
-
-        folder = self.arguments.output
-        share, recipe = read_json(folder / MANIFEST)["about"].get("holdout_share"), recipe_of(folder)
-        trained = None if recipe is None else recipe.options.get("seed")
-        given = {"holdout-share": (self.table.holdout_share, share), "seed": (self.training.seed or None, trained)}
-        for name, (asked, was) in given.items():
-            if asked not in (None, was):
-                raise InputError(
-                    f"{folder} holds a finished model, which was trained with {'none' if was is None else was} as --{name}, not "
-                    f"{asked}; it is kept. Leave --{name} out, or give another --output."
-                )
+    def require_used(self, typed: Collection[str]) -> None:
+        """Refuse options that a finished model, which only gets its level table, or an adapter leaves without an effect."""
+        output = self.arguments.output
+        if self.arguments.shards or not self.table.level_table or not is_complete(output, "model"):
+            require_new_adapter(self.arguments.model, typed)
+            return
+        parts = (self.training, self.arguments, self.table, self.protection)
+        require_as_trained(output, {name: value for part in parts for name, value in vars(part).items()}, typed)
 
     def _require_repeatable(self) -> None:
         """Refuse, before anything is trained, a training for which no level table could be made."""

@@ -100,6 +100,7 @@ def draft(
     ]
     known += [known_from_ledger(request) for request in requests if request not in fresh]
     plans, idle = _propose_all(ledger, known, choices) if known else ([], ())
+    _require_signed_table(plans, choices)
     # A plan that cannot be run is refused before the models are scored.
     all_requests = ledger.requests()
     opened = opened_once_noted(all_requests, plans, choices.output)
@@ -108,6 +109,15 @@ def draft(
     plans = [_with_power(plan, own, audits) for plan, own in zip(plans, checked, strict=True)]
     openings = {plan.batch: _openings(plan, own) for plan, own in zip(plans, checked, strict=True)}
     return Draft(tuple(plans), tuple(matched), idle, openings, {request.id: request.last_step for request in requests})
+
+
+def _require_signed_table(plans: Sequence[Plan], choices: Choices) -> None:
+    """Refuse a key for the signature of level tables where no table judges: nothing would be checked with it."""
+    if plans and choices.level_table_key is not None and not any(model.level_table for plan in plans for model in plan.models):
+        raise InputError(
+            "--level-table-key has no effect here: no folder of these models holds a level table with rows of all of the records. "
+            "Name the table with --level-table DIR, or leave --level-table-key out."
+        )
 
 
 def _openings(plan: Plan, checked: Mapping[str, Runnable]) -> list[dict[str, Any]]:

@@ -277,7 +277,9 @@ class Rebuild(Method):
 
     exactness: ClassVar[str]
     reads_holdout: ClassVar[bool] = False
-    NEEDS: ClassVar[Mapping[str, str]] = dict.fromkeys(ADAPTER_OPTIONS, "")  # the training that it repeats may have had one
+    NEEDS: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        (*ADAPTER_OPTIONS, "keep_checkpoints"), ""
+    )  # what it repeats may have had them
 
     @property
     def needs_base(self) -> bool:

@@ -18,7 +18,7 @@ import tyro
 from verify.cli.config_file import with_config
 from verify.cli.console import USAGE_ERROR, run_command, say_error
 from verify.cli.foreign_flags import in_our_words, spelled, unknown_command, version, version_asked
-from verify.cli.needs import require_effect
+from verify.cli.needs import require_effect, typed_options
 from verify.cli.numbers import require_numbers
 from verify.errors import InputError
 
@@ -64,10 +64,16 @@ def run_program(program: str, description: str, commands: Mapping[str, Command],
         print(overview(program, description, {name: command.line for name, command in commands.items()}), file=_help_to(given))
         return 0 if given else USAGE_ERROR
     try:
-        made = _parsed(*find_command_of(program, commands, given))
+        made, typed = _parsed(*find_command_of(program, commands, given))
     except InputError as error:
         return say_error(error)
-    return run_command(made.run)
+
+    def run() -> int:
+        if hasattr(made, "require_used"):
+            made.require_used(typed)
+        return int(made.run())
+
+    return run_command(run)
 
 
 def find_command_of(program: str, commands: Mapping[str, Command], given: Sequence[str]) -> tuple[Any, list[str], str]:
@@ -93,8 +99,11 @@ def overview(program: str, description: str, lines: Mapping[str, str]) -> str:
     )
 
 
-def _parsed(kind: Any, words: list[str], prog: str) -> Any:
-    """Parse a command's words into its dataclass; `--help` prints the essential flags, `--help-all` every flag."""
+def _parsed(kind: Any, words: list[str], prog: str) -> tuple[Any, list[str]]:
+    """Parse a command's words into its dataclass, and return it with the names of the options that they give.
+
+    `--help` prints the essential flags, `--help-all` every flag.
+    """
     essential = getattr(kind, "ESSENTIAL", None)
     if essential is not None and any(word in HELP for word in words):
         with contextlib.suppress(SystemExit):
@@ -106,7 +115,7 @@ def _parsed(kind: Any, words: list[str], prog: str) -> Any:
     made = tyro.cli(kind, args=words, prog=prog, config=CONFIG)
     require_numbers(made)
     require_effect(made, words)
-    return made
+    return made, typed_options(made, words)
 
 
 def _reduced(kind: Any, essential: frozenset[str]) -> Any:

@@ -7,6 +7,9 @@ A class of options says in `NEEDS` with which others an option has an effect, in
 "or" binds closer than "and"; an option that is not set, off, empty or 0 counts as absent. `UNUSED` has options that a command
 shares with others and does not use, each with the reason. A command's own table comes before those of its parts, and of these the
 first counts; an empty entry lifts what a later one demands.
+
+What depends on the files that a command reads, it checks in a method `require_used`, which is called before `run` with the names of
+all options that were typed.
 """
 
 import dataclasses
@@ -28,13 +31,18 @@ def require_effect(made: Any, words: Sequence[str]) -> None:
     """
     values = {name: value for name, value, _ in options_of(made)}
     off = {name for name, value, default in options_of(made) if isinstance(value, bool) and value == default}
-    typed = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words if word.startswith("--")}
-    given = [name for name in values if name not in off and not typed.isdisjoint((name, f"no_{name}"))]
+    given = [name for name in typed_options(made, words) if name not in off]
     unused, needs = table_of(made, "UNUSED"), table_of(made, "NEEDS")
-    wrong = [f"{_flag(name)} has no effect here: {unused[name]}. Leave it out." for name in given if unused.get(name)]
-    wrong += [_lacking(name, lacking) for name in given if (lacking := _unmet(needs.get(name, ""), values))]
+    wrong = [f"{flag_of(name)} has no effect here: {unused[name]}. Leave it out." for name in given if unused.get(name)]
+    wrong += [_lacking(name, lacking) for name in given if (lacking := unmet_need(needs.get(name, ""), values))]
     if wrong:
         raise InputError("\n       ".join(wrong))
+
+
+def typed_options(made: Any, words: Sequence[str]) -> list[str]:
+    """Return the names of a command's options that its words name, on or off."""
+    typed = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words if word.startswith("--")}
+    return [name for name, *_ in options_of(made) if not typed.isdisjoint((name, f"no_{name}"))]
 
 
 def table_of(made: Any, name: str) -> dict[str, str]:
@@ -62,7 +70,7 @@ def options_of(made: Any) -> Iterator[tuple[str, Any, Any]]:
             yield field.name, value, field.default
 
 
-def _unmet(need: str, values: Mapping[str, Any]) -> list[str]:
+def unmet_need(need: str, values: Mapping[str, Any]) -> list[str]:
     """Return the alternatives of the first part of a need that does not hold; nothing where all hold."""
     return next((part for part in alternatives(need) if not any(_holds(one, values) for one in part)), [])
 
@@ -81,11 +89,12 @@ def _holds(condition: str, values: Mapping[str, Any]) -> bool:
 def _lacking(name: str, needed: Sequence[str]) -> str:
     """Return the message for an option that has no effect, as it needs one of these."""
     if len(needed) == 1 and needed[0].startswith("no "):
-        return f"{_flag(name)} has no effect with {needed[0].removeprefix('no ')}. Leave one of them out."
+        return f"{flag_of(name)} has no effect with {needed[0].removeprefix('no ')}. Leave one of them out."
     said = " or ".join(f"without {one.removeprefix('no ')}" if one.startswith("no ") else f"with {one}" for one in needed)
     remedy = f"Give {needed[0]} as well" if len(needed) == 1 else "Change that"
-    return f"{_flag(name)} has an effect only {said}. {remedy}, or leave {_flag(name)} out."
+    return f"{flag_of(name)} has an effect only {said}. {remedy}, or leave {flag_of(name)} out."
 
 
-def _flag(name: str) -> str:
+def flag_of(name: str) -> str:
+    """Return an option's name as it is typed."""
     return f"--{name.replace('_', '-')}"
