@@ -243,13 +243,16 @@ def _mention(row: Row, asked: Sequence[Asked], lookup: Lookup, key: RecordKey) -
     people = lookup.people(row.record) if linked else ()
     match = Match(row.file, row.number, key.of(row.record.fingerprint), "named in its text", subjects=subjects_of(row.record, key))
     tokens = frozenset[str]().union(*(likeness.tokens for likeness in named))
-    subject = [person.likeness for person in people if person.likeness is not None and person.likeness.tokens & linked - own]
-    if subject and not tokens & own:
-        return replace(_alike(match, people, subject), reason="linked")
-    if not (tokens := tokens & (own | frozenset[str]().union(*(one.linked for one in reading)))):
+    mentioned = tokens & (own | frozenset[str]().union(*(one.linked for one in reading)))
+    subject = [person.likeness for person in people if person.likeness is not None and person.likeness.tokens & (linked - own)]
+    # One row may be about a person by an identifier that is linked to them, and mention another who is asked for as well.
+    either = mentioned | (frozenset[str]().union(*(likeness.tokens for likeness in subject)) & linked)
+    if not either:
         return None
+    if subject and not tokens & own:
+        return replace(_alike(match, people, subject), reason="linked", tokens=either)
     reason = next((likeness.reason for likeness in named if likeness.tokens & own), "linked")
-    return replace(match, reason=reason, tokens=tokens)
+    return replace(match, reason=reason, tokens=either)
 
 
 def _likenesses_of(row: Row, lookup: Lookup) -> Iterator[Likeness]:
