@@ -25,6 +25,8 @@ TEXTS = [
     {"subject_id": "otto@example.org", "text": "I met NoraVelt there."},
 ]
 
+OTTO = [{"text": "Otto Kern is here, and Otto Velt."}]
+
 
 def written(path: Path, rows: list[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -95,6 +97,57 @@ def test_a_first_name_or_another_person_links_nobody(tmp_path: Path, row: dict[s
     """Neither a first name alone, nor what is no person's column, nor the name of another person in the row is searched for."""
     files = [written(tmp_path / "a.jsonl", [row | {"text": "A."}]), written(tmp_path / "b.jsonl", TEXTS[:3])]
     assert not any(file == "b.jsonl" for file, *_ in found(files, "u-4711"))
+
+
+TWO = {"subject_id": "u-4711", "customer_name": "Nora Velt", "employee_name": "Otto Kern"}
+
+
+@pytest.mark.parametrize(
+    ("row", "linked"),
+    [
+        (TWO, {1}),
+        (TWO | {"employee_email": "otto@example.org", "customer_email": "nora@example.org"}, {1, 3, 4}),
+        ({"subject_id": "u-4711", "name": "Nora Velt", "contact_name": "Otto Kern"}, {1}),
+        ({"subject_id": "u-4711", "user": "Velt, Nora", "author": "Otto Kern", "author_id": "u-2"}, {1}),
+        ({"customer_id": "u-4711", "customer": "Nora Velt", "owner": "Otto Kern"}, {1}),
+        ({"ticket": {"client_no": "u-4711", "client": "Nora Velt", "contact": "Otto Kern"}}, {1}),
+        ({"subject_id": "u-4711", "name": "Nora Velt", "author": ["Ida Kamp", "Otto Kern", "Max Roe"]}, {1}),
+        ({"user_id": "u-4711", "author": ["Nora Velt", "Otto Kern"]}, set()),
+        ({"subject_id": "u-4711", "customer_name": "Nora Velt", "user_alias": "Otto Kern"}, {1, 2}),
+        (
+            {"subject_id": "u-4711", "name": "Nora Velt", "author": "N. Otto Velt", "email": ["nora@example.org", "n@x.org"]},
+            {1, 2, 3, 4},
+        ),
+    ],
+    ids=str,
+)
+def test_several_people_of_one_object_are_not_linked(tmp_path: Path, row: dict[str, Any], linked: set[int]) -> None:
+    """An employee serves thousands of customers: whose columns they are is said by their names, unless no two names differ."""
+    files = [written(tmp_path / "a.jsonl", [row | {"text": "A."}]), written(tmp_path / "b.jsonl", [*TEXTS[:1], *OTTO, *TEXTS[2:4]])]
+    assert {number for file, number, *_ in found(files, "u-4711") if file == "b.jsonl"} == linked
+
+
+def test_the_employee_of_many_customers_is_linked_with_none_of_them(tmp_path: Path) -> None:
+    """Neither are the customers proposed to an employee who asks, beyond the rows that name both."""
+    rows = [TWO | {"text": "A."}, TWO | {"subject_id": "u-2", "customer_name": "Ida Kamp", "text": "B."}]
+    files = [written(tmp_path / "a.jsonl", rows), written(tmp_path / "b.jsonl", [*TEXTS[:1], *OTTO, {"text": "Ida Kamp is well."}])]
+    assert {(file, number) for file, number, *_ in found(files, "Otto Kern")} == {("a.jsonl", 1), ("a.jsonl", 2), ("b.jsonl", 2)}
+
+
+@pytest.mark.parametrize("text", ["I met Otto Kern.", "u-2 was there."])
+@pytest.mark.parametrize("about", ["Nora Velt", "nora@example.org"])
+def test_a_row_of_one_person_that_mentions_another_is_proposed_to_both(tmp_path: Path, about: str, text: str) -> None:
+    """Two requests that are planned together lose nothing that each finds alone."""
+    people = [NORA | {"text": "A."}, {"subject_id": "u-2", "name": "Otto Kern", "text": "B."}]
+    rows = [{"subject_id": about, "text": text}, {"text": "No one."}]
+    files = [str(written(tmp_path / name, own)) for name, own in (("people.jsonl", people), ("texts.jsonl", rows))]
+    ledger, key = Ledger(tmp_path / "ledger.db"), RecordKey.load()
+    new = [from_lines([who], key, regime="gdpr", received=date(2026, 11, 2), country=None) for who in ("u-4711", "u-2")]
+    requests = ledger.advance_all(ledger.add_all(new), "identity_verified")
+    ledger.close()
+    together = [[(match.file, match.row) for match in one.candidates] for one in match_requests(requests, files, key, Fields())]
+    alone = [[(match.file, match.row) for match in match_requests([one], files, key, Fields())[0].candidates] for one in requests]
+    assert together == alone == [[(files[1], 1)], [(files[1], 1)]]
 
 
 def test_each_request_has_its_own_links(tmp_path: Path) -> None:

@@ -3,16 +3,17 @@
 A row with a customer number, a name and a mail address shows how else the person is called; other files may hold only the name.
 What is linked so is searched for as well, and everything found by it is a proposal. Linked are only columns that by name hold
 names, addresses, telephone numbers or accounts of people, within one object, and only values that may identify one person: a first
-name alone links nobody. A row about several people says not whose name is whose, so its subjects are not linked.
+name alone links nobody. A row about several people says not whose name is whose, so its subjects are not linked. Where the columns of
+one object name several, a customer and an employee for instance, each is linked with what is theirs by the names of the columns.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
 from verify.data.canonical import canonical, is_mail
-from verify.data.likeness import SHORTEST_MENTION, foldings, is_full_name
+from verify.data.likeness import SHORTEST_MENTION, foldings, is_full_name, words_of
 from verify.data.records import Fields, Record
 
 _OF = (
@@ -43,8 +44,20 @@ _OTHERS = (
     *("handy", "handynummer", "emailadresse", "mailadresse", "kundenname", "kundennummer", "kundennr", "benutzername", "patient"),
     *("customer", "client", "person", "user", "username", "member", "employee", "author", "owner", "contact"),
 )
-_COLUMNS = ({f"{whose}{kind}" for whose in _OF for kind in _KINDS} | set(_OTHERS)) - {"id", "number", "no"}
-"""Names of columns, folded and without separators, that hold a name, an address, a telephone number or an account of a person."""
+_ROLES = (
+    dict.fromkeys(_OTHERS, "")
+    | dict.fromkeys(("kundenname", "kundennummer", "kundennr"), "customer")
+    | {f"{whose}{kind}": whose for whose in _OF for kind in _KINDS}
+    | {whose: whose for whose in _OF if whose in _OTHERS}
+    | {"benutzername": "user"}
+)
+_COLUMNS = {column: role for column, role in _ROLES.items() if column not in ("id", "number", "no")}
+"""Columns that hold a name, an address, a telephone number or an account of a person, and whose, where they say so: by their names,
+folded and without separators."""
+_COUNTERPARTS = frozenset({"employee", "contact", "owner", "author"})
+"""Roles of those who stand beside the person that a row is about, where it names several."""
+_INVENTED = ("displayname", "screenname", "nickname", "nick", "alias", "handle", "login")
+"""Ends of columns whose values may have no word of the person's name."""
 _SHORTEST_ACCOUNT = 3
 _SHORTEST_TELEPHONE = 7
 
@@ -54,11 +67,21 @@ def identifiers_by_person(row: Mapping[str, Any], record: Record, fields: Fields
 
     Only groups of two and more are yielded.
     """
-    own = [*(record.subjects if len(record.subjects) == 1 else ())]
+    own = record.subjects if len(record.subjects) == 1 else ()
     columns = {name: value for name, value in row.items() if name not in (fields.subject, fields.id)}
-    for group in ((*own, *_held(columns)), *map(tuple, map(_held, _objects(list(columns.values()))))):
+    groups = _of_subject(tuple(own), _held(columns), _COLUMNS.get(_folded(fields.subject)))
+    nested = (tuple(texts) for one in _objects(list(columns.values())) for texts in _held(one).values())
+    for group in (*groups, *nested):
         if len(found := tuple(dict.fromkeys(group))) > 1:
             yield found
+
+
+def _of_subject(own: tuple[str, ...], held: Mapping[str, Sequence[str]], role: str | None) -> Iterator[tuple[str, ...]]:
+    """Yield what a row holds of each person, with its subject where that is the same person: by role, or as it is for no other."""
+    if not held:
+        return
+    same = {role} if role in held else held.keys() - _COUNTERPARTS if len(held) > 1 else held.keys()
+    yield from ((*(own if whose in same else ()), *texts) for whose, texts in held.items())
 
 
 def identifies(identifier: str) -> bool:
@@ -72,13 +95,39 @@ def identifies(identifier: str) -> bool:
     return is_full_name(form) or (digits > 0 and len(form) >= _SHORTEST_ACCOUNT and " " not in form)
 
 
-def _held(row: Mapping[str, Any]) -> list[str]:
-    """Return what the columns of one object hold that by their names are about a person, first and last name as one."""
+def _held(row: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return what the columns of one object hold that by their names are about a person, first and last name as one.
+
+    It is by role where two of the names have no word in common, as of a customer and an employee; else it is one person's. A list
+    of such names in one column is of several people, and left out.
+    """
+    held: dict[str, list[str]] = {}
+    names: list[frozenset[str]] = []
+    for column, value in ((_folded(str(name)), value) for name, value in row.items()):
+        if (role := _COLUMNS.get(column)) is not None:
+            texts = list(_texts(value))
+            full = [] if column.endswith(_INVENTED) else [found for text in texts if (found := _name(text))]
+            if texts and not (len(texts) > 1 and _differ(full)):
+                names += full
+                held.setdefault(role, []).extend(texts)
     named = {_folded(str(name)): value for name, value in row.items()}
-    found = [text for name, value in named.items() if name in _COLUMNS for text in _texts(value)]
     given = [text for name in _GIVEN & named.keys() for text in _texts(named[name])]
     family = [text for name in (_FAMILY | _FAMILY_BESIDE_GIVEN) & named.keys() for text in _texts(named[name])]
-    return found + [f"{first} {last}" for first in given for last in family]
+    if whole := [f"{first} {last}" for first in given for last in family]:
+        names += [found for text in whole if (found := _name(text))]
+        held.setdefault("", []).extend(whole)
+    return held if len(held) < 2 or _differ(names) else {"": [text for texts in held.values() for text in texts]}
+
+
+def _name(text: str) -> frozenset[str]:
+    """Return the words of a name that is written as several; empty for another value."""
+    words = text.split()
+    return frozenset(words_of(foldings(text)[0])) if len(words) > 1 and not is_mail(text) and is_full_name(text) else frozenset()
+
+
+def _differ(names: Sequence[frozenset[str]]) -> bool:
+    """Return whether names are of several people: one has no word in common with the first."""
+    return any(names[0].isdisjoint(other) for other in names[1:])
 
 
 @lru_cache(maxsize=1 << 12)

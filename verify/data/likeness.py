@@ -226,7 +226,7 @@ def foldings(text: str) -> tuple[str, ...]:
 
 def humps_apart(text: str) -> str:
     """Return a text with words such as `annaSchmidt92` divided: before a capital after a small letter, and before a digit."""
-    return _WORD.sub(_hump_apart, text.translate(_APOSTROPHES)) if HUMPED.search(text) else text
+    return _WORD.sub(_hump_apart, without_apostrophes(text)) if HUMPED.search(text) else text
 
 
 def _hump_apart(found: re.Match[str]) -> str:
@@ -244,7 +244,12 @@ def _one_form(folded_text: str) -> str:
 
 def words_of(folding: str) -> list[str]:
     """Return the words of a folded text; an apostrophe does not end a word."""
-    return _WORD.findall(folding.translate(_APOSTROPHES))
+    return _WORD.findall(without_apostrophes(folding))
+
+
+def without_apostrophes(text: str) -> str:
+    """Return a text without apostrophes, in whatever form, and signs that stand for one."""
+    return text.translate(_APOSTROPHES)
 
 
 def _compatible(text: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from urllib.parse import unquote
 
 from verify.data.canonical import clean
-from verify.data.likeness import HUMPED, SHORTEST_MENTION, foldings, humps_apart, letters_apart, words_of
+from verify.data.likeness import HUMPED, SHORTEST_MENTION, foldings, humps_apart, letters_apart, without_apostrophes, words_of
 
 MOST_GROUPS = 6
 """Largest number of groups of digits that are read as one number, such as +49 (0)151 5550 0199."""
@@ -60,7 +60,8 @@ def word_sequences(text: str) -> Iterator[list[str]]:
 
 def _humped(text: str) -> Iterator[str]:
     """Yield every word that `humps_apart` divides, divided, with the words beside it."""
-    words = text.split() if HUMPED.search(text) else []
+    # An apostrophe that a word loses divides nothing; every such word would be read with its neighbours once more.
+    words = without_apostrophes(text).split() if HUMPED.search(text) else []
     for place, word in enumerate(words):
         if (apart := humps_apart(word)) != word:
             yield " ".join((*words[max(0, place - BESIDE) : place], apart, *words[place + 1 : place + 1 + BESIDE]))
