@@ -3,7 +3,7 @@
 A row with a customer number, a name and a mail address shows how else the person is called; other files may hold only the name.
 What is linked so is searched for as well, and everything found by it is a proposal. Linked are only columns that by name hold
 names, addresses, telephone numbers or accounts of people, within one object, and only values that may identify one person: a first
-name alone links nobody. A row about several people says not whose name is whose, so its subjects are not linked. Where the columns of
+name alone links nobody. A row about several people says not whose name is whose, so its subjects are not linked. Where columns of
 one object name several, a customer and an employee for instance, each is linked with what is theirs by the names of the columns.
 """
 
