@@ -45,6 +45,7 @@ WRONG = [
         "unlearn replay-suppression --search FOLDER/none --suppression NEW.list --ledger NEW.db",
         "is not a folder. Name folders that exist",
     ),
+    ("unlearn check-dataset --suppression FOLDER/none", "name the data sets: unlearn check-dataset FILE"),
     ("unlearn request approve", "name the requests: unlearn request approve ID"),
     ("verify compare --output NEW", "name the audits: verify-unlearning compare DIR"),
     ("verify report FOLDER", "Give the folder that `verify-unlearning audit` wrote."),

@@ -160,3 +160,42 @@ def test_a_suppressed_person_in_another_column_is_a_candidate(listed: Path, tmp_
     path.write_text("")
     with pytest.raises(InputError, match="has no rows"):
         list(SuppressionList.load(listed).check(path, RecordKey.load()))
+
+
+NORA = {"subject_id": "u-4711", "name": "Nora Velt", "email": "nora@example.org", "phone": "+49 151 5550 0199"}
+OTHERS = [
+    {"subject_id": "Velt, Nora", "text": "One."},
+    {"subject_id": "u-9", "email": "NORA@example.org", "text": "Two."},
+    {"meta": {"caller": "0049 151 55500199"}, "text": "Three."},
+    {"subject_id": "Nora", "text": "Four."},
+    {"subject_id": "Otto Kern", "email": "otto@example.org", "text": "Nora Velt is not suppressed in texts."},
+]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_what_stands_beside_a_suppressed_identifier_is_a_candidate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], order: int
+) -> None:
+    """In the same data set and in others, in any order, as `scan` proposes it; one file alone says nothing of another's people."""
+    listed, people, others = (tmp_path / f"{name}.jsonl" for name in ("list", "people", "others"))
+    people.write_text("".join(json.dumps(row) + "\n" for row in (NORA | {"text": "New."}, {"subject_id": "u-2", "text": "B."})))
+    others.write_text("".join(json.dumps(row) + "\n" for row in OTHERS))
+    found, key = SuppressionList(), RecordKey.load()
+    found.add(load_records([{"subject_id": " u-4711", "text": "Deleted long ago."}]), key)
+    found.save(listed)
+    command = ["check-dataset", *map(str, (people, others)[::order]), "--suppression", str(listed)]
+    assert unlearn.cli.main.main(command) == 3
+    shown = capsys.readouterr().out
+    rows = {line.partition(": ")[0].rpartition("/")[2]: line.partition(": ")[2] for line in shown.splitlines() if ", row " in line}
+    assert rows.keys() == {"people.jsonl, row 1", *(f"others.jsonl, row {number}" for number in (1, 2, 3))}
+    assert rows.pop("people.jsonl, row 1") == "subject"
+    assert all("stands beside the requested one" in said for said in rows.values())
+    assert unlearn.cli.main.main(["check-dataset", str(others), "--suppression", str(listed), "--allow-similar"]) == 0
+    assert "nothing in it is on" in capsys.readouterr().out
+    both = tmp_path / "both.jsonl"
+    both.write_text(others.read_text() + people.read_text())
+    hits = list(SuppressionList.load(listed).check(both, key))
+    assert [(hit.row, hit.how, hit.reason) for hit in hits] == [
+        *((number, "similar identifier", "linked") for number in (1, 2, 3)),
+        (6, "subject", None),
+    ]

@@ -43,9 +43,7 @@ COMMANDS = {
     "suppress": Command(
         "unlearn.cli.records:Suppress", "Add deleted records and the people they are about to the suppression list."
     ),
-    "check-dataset": Command(
-        "unlearn.cli.records:CheckDataset", "Check a data set for records and people on the suppression list."
-    ),
+    "check-dataset": Command("unlearn.cli.records:CheckDataset", "Check data sets for records and people on the suppression list."),
     "replay-suppression": Command(
         "unlearn.cli.replay:ReplaySuppression",
         "Find what a restored backup brought back of everything that was deleted, and remove it again.",

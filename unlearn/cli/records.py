@@ -64,16 +64,17 @@ def _parsed(text: str) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class CheckDataset:
-    """Check a data set for records and people on the suppression list.
+    """Check data sets for records and people on the suppression list.
 
     Lists rows that must not be trained on (deleted records, near-duplicates, and suppressed people in any spelling that is
     equivalent by standard) and, as candidates with the reason, rows with a similar identifier as subject or in any other column,
-    which includes those that are not read. Exit status 3 if there is
-    either; 0 if there is neither, or only candidates that --allow-similar accepts.
+    which includes those that are not read, or with a name, address or number that stands beside a suppressed identifier in another
+    row of these data sets. Exit status 3 if there is either; 0 if there is neither, or only candidates that --allow-similar
+    accepts.
     """
 
-    data: Annotated[str, tyro.conf.Positional]
-    """The data set to be trained on."""
+    data: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """The data sets to be trained on. Give all that belong together: one may say how a person of another is called."""
     suppression: Path
     """The suppression list."""
     allow_similar: bool = False
@@ -85,14 +86,21 @@ class CheckDataset:
         from unlearn.purge.suppression import SuppressionList
         from unlearn.scan.spellings import why
         from verify.data.identity import RecordKey
+        from verify.errors import InputError
 
+        if not self.data:
+            raise InputError("name the data sets: unlearn check-dataset FILE ... --suppression LIST")
         hits = list(SuppressionList.load(self.suppression).check(self.data, RecordKey.load(), self.columns.fields()))
         for hit in hits:
             likeness = f" (similarity {hit.similarity:.2f})" if hit.similarity < 1 else ""
             reason = "" if hit.reason is None else f", {why(hit.reason)}"
-            print(f"row {hit.row}: {hit.how}{likeness}{reason}")  # noqa: T201
+            where = f"row {hit.row}" if len(self.data) == 1 else f"{hit.file}, row {hit.row}"
+            print(f"{where}: {hit.how}{likeness}{reason}")  # noqa: T201
         certain = sum(hit.certain for hit in hits)
-        print(f"{certain} rows must not be trained on" if certain else "nothing in it is on the suppression list")  # noqa: T201
+        where = "it" if len(self.data) == 1 else "them"
+        print(  # noqa: T201
+            f"{certain} rows must not be trained on" if certain else f"nothing in {where} is on the suppression list"
+        )
         if similar := len(hits) - certain:
             print(  # noqa: T201
                 f"{similar} candidates may be suppressed people under another spelling. Review them; --allow-similar accepts them."

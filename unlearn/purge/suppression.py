@@ -7,7 +7,7 @@ key a check would find nothing, and deleted data would pass.
 """
 
 import json
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,8 @@ from typing import Literal
 import numpy as np
 
 from unlearn.scan.rows import all_rows
-from unlearn.scan.spellings import Likeness, Lookup, is_of_texts, likenesses
+from unlearn.scan.search import note_linked
+from unlearn.scan.spellings import Likeness, Lookup, Person, is_of_texts, likenesses
 from verify.data.identity import RecordKey
 from verify.data.near_duplicates import PERMUTATION_SCHEME, PERMUTATIONS, NearDuplicates, Signature, shingles, signature
 from verify.data.records import Fields, Record
@@ -39,12 +40,14 @@ class Hit:
         how: the record itself, its subject, a near-duplicate, or a subject with a similar identifier, on which a human decides.
         similarity: estimated Jaccard similarity of a near-duplicate; 1 for all others.
         reason: for a similar identifier, a key of `verify.data.likeness.REASONS`; else None.
+        file: the data set that it is in.
     """
 
     row: int
     how: Literal["record", "subject", "near duplicate", "similar identifier"]
     similarity: float = 1.0
     reason: str | None = None
+    file: str = ""
 
     @property
     def certain(self) -> bool:
@@ -102,27 +105,41 @@ class SuppressionList:
         """Suppress records of which only the keyed hash is known; one that is listed with its signature stays as it is."""
         self.bare.update(name for name in names if name not in self.records)
 
-    def check(self, source: str | Path, key: RecordKey, fields: Fields | None = None) -> Iterator[Hit]:
-        """Yield the rows of a data set that are on the list, in order, with one record in memory at a time.
+    def check(self, sources: str | Path | Sequence[str], key: RecordKey, fields: Fields | None = None) -> Iterator[Hit]:
+        """Yield the rows of data sets that are on the list, in order, with one record in memory at a time.
+
+        What stands beside a suppressed identifier in a row of any of them is looked for in all of them, as a search does.
 
         Raises:
             InputError: the data cannot be read, or the list was made with another key.
         """
         self.require(key)
+        files = [str(sources)] if isinstance(sources, str | Path) else list(sources)
         index, lookup = NearDuplicates(self.records), Lookup(self.likenesses, key)
+        linked = Lookup(likenesses(self._linked(files, key, fields), key, in_texts=False), key)
         known = self.records.keys() | self.bare
-        for _, row, record, columns, values, _ in all_rows([source], fields, "checking"):
+        for file, row, record, columns, values, _ in all_rows(files, fields, "checking"):
             people = lookup.people(record)
-            alike = next((person.likeness for person in people if person.likeness is not None), None)
             # Lists of older versions identify a chat with further fields by its texts alone.
             if not known.isdisjoint({key.of(record.fingerprint), key.of(record.text_fingerprint)}):
-                yield Hit(row, "record")
+                yield Hit(row, "record", file=file)
             elif any(name in self.subjects for person in people for name in person.names):
-                yield Hit(row, "subject")
+                yield Hit(row, "subject", file=file)
             elif (likeness := index.find(shingles(record.whole_text, key.secret))) is not None:
-                yield Hit(row, "near duplicate", likeness[1])
-            elif (other := alike or _beside(lookup, columns, values())) is not None:
-                yield Hit(row, "similar identifier", reason=other.reason)
+                yield Hit(row, "near duplicate", likeness[1], file=file)
+            elif (other := _alike(people) or _beside(lookup, columns, values())) is not None:
+                yield Hit(row, "similar identifier", reason=other.reason, file=file)
+            elif linked.seeks and (_alike(linked.people(record)) or _beside(linked, columns, values())) is not None:
+                yield Hit(row, "similar identifier", reason="linked", file=file)
+
+    def _linked(self, files: Sequence[str], key: RecordKey, fields: Fields | None) -> list[str]:
+        """Return the identifiers that stand beside a suppressed one in a row of the files (`unlearn.scan.linking`)."""
+        found: dict[str, set[str]] = {}
+        lookup = Lookup((), key)
+        for row in all_rows(files, fields, "reading who is called how") if self.subjects else ():
+            for group in row.people():
+                note_linked(group, self.subjects, lookup, found)
+        return sorted(frozenset[str]().union(*found.values()))
 
     def require(self, key: RecordKey) -> None:
         """Check that the list was made with this key.
@@ -181,6 +198,11 @@ class SuppressionList:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise InputError(f"{path} is not a whole suppression list ({SCHEMA}). Restore it from its backup.") from None
         return found
+
+
+def _alike(people: Sequence[Person]) -> Likeness | None:
+    """Return the likeness of the first person that has one."""
+    return next((person.likeness for person in people if person.likeness is not None), None)
 
 
 def _beside(lookup: Lookup, columns: Iterable[str], values: Iterable[str]) -> Likeness | None:

@@ -180,7 +180,7 @@ def search(files: Sequence[str | Path], key: RecordKey, sought: Sought, fields: 
         if not people:
             unnamed.add(file)
         for group in groups() if sought.subjects else ():
-            _link(group, sought.subjects, lookup, linked)
+            note_linked(group, sought.subjects, lookup, linked)
         how = _how(record, people[0].names if len(people) == 1 else _names(people), sought)
         alike = [person for person in people if person.likeness is not None]
         if how is None and not alike:
@@ -196,8 +196,8 @@ def search(files: Sequence[str | Path], key: RecordKey, sought: Sought, fields: 
     return Found(matches, similar, linked, frozenset(unnamed))
 
 
-def _link(group: Sequence[str], wanted: Collection[str], lookup: Lookup, linked: dict[str, set[str]]) -> None:
-    """Note the other identifiers in a group with a requested one."""
+def note_linked(group: Sequence[str], wanted: Collection[str], lookup: Lookup, linked: dict[str, set[str]]) -> None:
+    """Note the other identifiers in a group with a requested one, under the keyed hash of this."""
     names = [lookup.person(identifier).names for identifier in group]
     for requested in (name for own in names for name in own if name in wanted):
         others = (identifier for identifier, own in zip(group, names, strict=True) if requested not in own)
