@@ -154,6 +154,29 @@ def test_the_base_in_another_precision_is_the_base(house: dict[str, Path], tmp_p
     assert "exactness" in result.facts
 
 
+@pytest.mark.parametrize(
+    ("named", "dtype", "loads"), [(False, "auto", 2), (False, "bfloat16", 2), (True, "auto", 2), (True, "bfloat16", 3)]
+)
+def test_models_are_loaded_once(
+    house: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool, dtype: str, loads: int
+) -> None:
+    """The base is loaded in another precision only to compare it with a recorded one, and only once: it may be all that fits."""
+    model = house["model"]
+    if not named:
+        model = tmp_path / "bare"
+        load_model(house["model"]).model.save_pretrained(model)
+        load_model(house["model"]).tokenizer.save_pretrained(model)
+    loaded: list[Any] = []
+
+    def counted(source: Any, **kind: Any) -> Any:
+        loaded.append(source)
+        return load_model(source, **kind)
+
+    monkeypatch.setattr("unlearn.training.origins.load_model", counted)
+    run(house, tmp_path / "out", model=model, base=str(house["base"]), dtype=dtype)
+    assert len(loaded) == loads
+
+
 def test_a_retraining_from_a_base_that_nothing_names_is_not_called_exact(
     house: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

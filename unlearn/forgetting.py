@@ -138,7 +138,8 @@ def forget(
     require_divisible(gradients, given, pairs=method.trains_in_steps and method.needs_retain)
     require_clean_base(base, roles.forget)
     loaded_base, recorded = start.load_base(loaded.tokenizer), recorded_bases(start.folder)
-    require_recorded_base(method, base, start.base_digests(loaded_base, recorded), recorded, model)
+    digests = start.base_digests(loaded_base, recorded)
+    require_recorded_base(method, base, digests, recorded, model)
     context = Context(
         loaded=loaded,
         forget=roles.forget,
@@ -157,7 +158,7 @@ def forget(
     outcome = _not_exact(outcome) if rebuilds_freely(method) and not recorded else outcome
     distributed.wait()
     about = _about(method, context, selection, recipe, outcome, start.origins(roles, name), start.inputs(sources))
-    about |= start.named_base(context.base, recorded)
+    about |= start.named_base(context.base, digests, recorded)
     start.list_remaining(output, roles.forget)
     after = save_model(outcome.model, loaded.tokenizer, output, about)
     facts, seconds = dict(outcome.facts), time.monotonic() - started

@@ -59,7 +59,7 @@ class Start:
         """
         if loaded is None:
             return frozenset()
-        if loaded.digest in recorded:
+        if not recorded or loaded.digest in recorded:  # there is nothing to compare, or it is the recorded one
             return frozenset({loaded.digest})
         if not isinstance(self.base, (str, Path)):  # one that was loaded in another precision cannot be compared
             return frozenset({loaded.digest} if self.dtype == "auto" else recorded)
@@ -92,14 +92,15 @@ class Start:
         models = {"model": self.model, "base": self.base}
         return inputs_of(models, sources.named(), sources.fields, self.dtype, self.quantize)
 
-    def named_base(self, loaded: LoadedModel | None, recorded: Collection[str]) -> dict[str, Any]:
+    def named_base(self, loaded: LoadedModel | None, digests: Collection[str], recorded: Collection[str]) -> dict[str, Any]:
         """Return the manifest's entry on the base that the next deletion may start from; empty where nothing names one.
 
         Args:
             loaded: the base, where one was given; else it is the one that the model before unlearning names.
+            digests: its digests, by `base_digests`.
             recorded: digests of the bases that the model before came from; no other is named in place of these.
         """
-        if loaded is not None and (not recorded or not self.base_digests(loaded, recorded).isdisjoint(recorded)):
+        if loaded is not None and (not recorded or not set(digests).isdisjoint(recorded)):
             return {BASE: NamedBase(place_of(self.base), loaded.digest).described()}
         named = None if self.folder is None else named_base_of(self.folder)
         return {} if named is None else {BASE: named.described()}
