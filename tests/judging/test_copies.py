@@ -1,5 +1,6 @@
 """References that are copies of one training, and a target that is one of the references: seen by their losses."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -52,6 +53,20 @@ def test_two_of_several_are_named(of: Mapping[str, str]) -> None:
     ((one, other),) = of.items()
     assert [gate.name for gate in found] == ["distinct references"]
     assert found[0].reason.startswith(f"{other.capitalize()}, {one} give")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05])
+@pytest.mark.parametrize("of", [ALL, {"target": "reference 3"}, {**ALL, "target": "reference 1"}])
+def test_honest_trainings_without_chance_are_not_called_copies(of: Mapping[str, str], share: float) -> None:
+    """All records in one batch: retrainings are as close as copies are. They judge nothing, and nobody is said to have copied."""
+    table = simulated_table(seed=6)
+    losses = table.losses(("original", "reference 1"), "retain")
+    close = with_copies(table, of, max(1e-6, share * float(np.std(losses[0] - losses[1]))))
+    found = copies_gates(close, [f"reference {number}" for number in range(1, 5)])
+    assert {gate.blocks for gate in found} == {"INCONCLUSIVE" if model == "target" else "NOT_TESTABLE" for model in of}
+    for gate in found:
+        assert "so are trainings in which little is left to chance" in gate.reason
+        assert not re.search(r"\b(it is a copy|they are copies)\b", gate.reason)
 
 
 def test_a_target_that_is_a_reference_is_not_certified() -> None:

@@ -352,7 +352,9 @@ def next_step(facts: Facts) -> str | None:
     if "utility" in failed:
         return "Give the records that the model was to keep (--retain FILE) and audit again: whether it still works was not tested."
     if "target among references" in failed:
-        return "Leave out the reference that the model is a copy of, train another in its place (--seed), and audit again."
+        return (
+            "Leave out the reference that the model is as close to as a copy, train another in its place (--seed), and audit again."
+        )
     if "memorized records" in failed:
         return (
             "Audit the records that the original had memorized by themselves: about the others, which evidence.json lists as weak, "
