@@ -1,6 +1,7 @@
 """A certificate names the channels that it was given for, and one whose channels contradict its verdict is refused."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,46 @@ def test_evidence_that_contradicts_its_channels_is_not_read(audits: dict[str, Ev
         path.write_text(json.dumps(content | {"channels": channels}))
         with pytest.raises(InputError):
             Evidence.load(path)
+
+
+OURS = "unlearn-verify/evidence/1"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"verdict": "INCONCLUSIVE"},
+            r"is not what an audit writes: the verdict contradicts itself: it is INCONCLUSIVE, and 'asked otherwise'",
+        ),
+        (
+            {"accused_by": []},
+            r"is not what an audit writes: the verdict contradicts itself: it is NOT_FORGOTTEN, and nothing is said",
+        ),
+        ({"surprise": "Nora Velt"}, r"is not what an audit writes: it has a field that the schema does not name\. It was edited"),
+        ({"duration_seconds": -1.0}, r"is not what an audit writes: duration_seconds: Input should be greater"),
+        (
+            {"schema": "unlearn-verify/evidence/2"},
+            rf"another kind or version: it says .*evidence/2', and this version reads '{OURS}'",
+        ),
+        (
+            {"schema": "unlearn-verify/robustness/1"},
+            rf"another kind or version: it says .*robustness/1', and this version reads '{OURS}'",
+        ),
+        ({"schema": "Nora Velt"}, rf"is not evidence: it does not say '{OURS}'\. Give the folder"),
+    ],
+    ids=str,
+)
+def test_a_refused_file_is_told_from_one_of_another_version(
+    audits: dict[str, Evidence], tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    """What contradicts what, or which version is read and which was found; never that a version is not itself, and no content."""
+    path = tmp_path / "evidence.json"
+    path.write_text(json.dumps(json.loads(audits["accused"].text()) | change))
+    with pytest.raises(InputError, match=said) as error:
+        Evidence.load(path)
+    assert str(error.value).count(OURS) <= 1
+    assert not re.search("Value error|Nora", str(error.value))
 
 
 def no_such_margin(found: dict[str, Any]) -> None:

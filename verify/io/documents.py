@@ -101,7 +101,8 @@ def invalid_field(error: ValidationError, *models: type[BaseModel]) -> tuple[str
     unknown = first["type"] == "extra_forbidden"
     place = first["loc"][:-1] if unknown else first["loc"]
     shown = [str(part) if isinstance(part, int) or part in known else "..." for part in place]
-    return ".".join(shown), "it has a field that the schema does not name" if unknown else first["msg"]
+    said = first["msg"].removeprefix("Value error, ")  # of a check of this program's own, which pydantic marks so
+    return ".".join(shown), "it has a field that the schema does not name" if unknown else said
 
 
 @lru_cache

@@ -48,6 +48,7 @@ from verify.schema.settings import Settings
 from verify.schema.siblings import ShardChecked, Siblings
 from verify.schema.threat_model import ThreatModel
 
+SCHEMA: Literal["unlearn-verify/evidence/1"] = "unlearn-verify/evidence/1"
 _SCHEMA = re.compile(r"unlearn-verify/[a-z-]{1,40}/[0-9]{1,4}")
 """What the name of a schema looks like; anything else that stands in its place is not repeated."""
 LATER_FIELDS = frozenset(
@@ -189,7 +190,7 @@ class Evidence(Judgement):
         environment: versions and device.
     """
 
-    schema_: Literal["unlearn-verify/evidence/1"] = Field(default="unlearn-verify/evidence/1", alias="schema")
+    schema_: Literal["unlearn-verify/evidence/1"] = Field(default=SCHEMA, alias="schema")
     created: str
     duration_seconds: float = Field(ge=0)
     registration: Registered | None = None
@@ -324,13 +325,28 @@ class Evidence(Judgement):
             # JSON has no tuples, so lists are accepted for them; everything else stays strict.
             return cls.model_validate_json(Path(path).read_bytes())
         except ValidationError as error:
-            place, reason = invalid_field(error, cls)
-            found = content.get("schema") if isinstance(content, dict) else None
-            other = f" (it says {found!r})" if isinstance(found, str) and _SCHEMA.fullmatch(found) else ""
-            raise InputError(
-                f"{path} is not evidence of this version{other}, which is 'unlearn-verify/evidence/1': {place or 'the whole'}: "
-                f"{reason}. Run the audit again."
-            ) from None
+            raise InputError(_refusal(path, content, *invalid_field(error, cls))) from None
+
+
+def _refusal(path: str | Path, content: Any, place: str, reason: str) -> str:
+    """Return the message for a file that is no evidence: of another version, or of this one and not what an audit writes.
+
+    Args:
+        path: the file.
+        content: what it holds.
+        place: the field that is wrong; empty where fields contradict one another.
+        reason: what is wrong with it.
+    """
+    found = content.get("schema") if isinstance(content, dict) else None
+    where = f"{place}: " if place else ""
+    if found == SCHEMA:
+        return (
+            f"{path} is not what an audit writes: {where}{reason}. It was edited or damaged, or another version of this program "
+            "wrote it. Restore the audit's folder, or run the audit again."
+        )
+    if isinstance(found, str) and _SCHEMA.fullmatch(found):
+        return f"{path} is of another kind or version: it says {found!r}, and this version reads {SCHEMA!r}. Run the audit again."
+    return f"{path} is not evidence: it does not say {SCHEMA!r}. Give the folder that `verify-unlearning audit` wrote."
 
 
 Entry = tuple[str, Evidence, float | None]
