@@ -10,7 +10,7 @@ import pytest
 from tampering import edit_log
 from tiny_models import make_llama
 
-from unlearn import NPO, TrainingOptions, finetune, forget
+from unlearn import NPO, ShardPlan, TrainingOptions, finetune, finetune_shards, forget
 from verify.auditing.input_checks import check_inputs
 from verify.auditing.reference_checks import Expected, check_references
 from verify.data.identity import RecordKey
@@ -406,3 +406,26 @@ def test_controls_that_a_model_was_trained_on_are_refused(world: Path, tmp_path:
     edit_log(tmp_path / "knows", lambda entries: entries[0]["records"].__setitem__(0, key.of(sets[role][0].fingerprint)))
     with pytest.raises(InputError, match=f"the {model} was trained on 1 of the 4 {role} records, by its training log"):
         check_inputs({**models, model: tmp_path / "knows"}, (), sets, None, key, None, ())
+
+
+@pytest.mark.parametrize("kind", ["shards", "unlearned", "unlearned, and the model before is gone", "two trainings"])
+def test_controls_are_looked_for_wherever_a_model_lists_its_records(
+    world: Path, model_dir: Path, tmp_path: Path, kind: str
+) -> None:
+    """A model in shards has no log of its own, and an approximate method's result only a list."""
+    data, knows = [*RETAIN, *FORGET, HOLDOUT[0]], tmp_path / "knows"
+    if kind == "shards":
+        finetune_shards(model_dir, data, output_dir=knows, plan=ShardPlan(2, 1, "average", OPTIONS))
+    elif kind == "two trainings":
+        first = finetune(model_dir, [HOLDOUT[0], *RETAIN[:3]], output_dir=tmp_path / "first", options=OPTIONS).model_dir
+        finetune(first, [*RETAIN, *FORGET], output_dir=knows, options=OPTIONS)
+    else:
+        before = finetune(model_dir, data, output_dir=tmp_path / "before", options=OPTIONS).model_dir
+        forget(before, NPO(), forget_set=FORGET, retain_set=RETAIN, options=OPTIONS, output_dir=knows)
+        if kind != "unlearned":
+            shutil.rmtree(before)
+    sets = {name: load_records(records) for name, records in (("forget", FORGET), ("retain", RETAIN), ("holdout", HOLDOUT))}
+    models = {"original": world / "original", "target": knows}
+    with pytest.raises(InputError, match="the target was trained on 1 of the 4 holdout records"):
+        check_inputs(models, (), sets, None, RecordKey.load(), None, ())
+    check_inputs(models, (), sets | {"holdout": load_records(HOLDOUT[1:])}, None, RecordKey.load(), None, ())

@@ -12,6 +12,7 @@ from verify.data.identity import RecordKey
 from verify.data.records import Record
 from verify.errors import InputError
 from verify.models.loading import load_tokenizer
+from verify.provenance.descent import trained_records
 from verify.provenance.holdout import check_holdout
 from verify.provenance.training_history import history_of
 from verify.schema.inputs import AcceptedDifference, AuditedModel, HoldoutCheck, ReferenceCheck
@@ -97,22 +98,28 @@ def check_inputs(
 
 
 def _require_never_trained(models: Mapping[str, Any], sets: Mapping[SetRole, Sequence[Record]], key: RecordKey) -> None:
-    """Require that no training log of the original, the target or the base names a record that is said to be never-trained.
+    """Require that nothing beside the original, the target or the base names a record that is said to be never-trained.
 
-    Those of the references are compared by `check_references`.
+    That is a training log, the shards of a model in shards, or the list of an approximate method's result. Those of the references
+    are compared by `check_references`.
 
     Raises:
         InputError: one does, or a log is damaged; the message names the model.
     """
-    for role in ("holdout", "fresh"):
-        names = {key.of(record.fingerprint) for record in sets.get(role, ())}
-        for model, source in models.items():
-            history = history_of(source) if names else None
-            logs = [stage.log for stage in (() if history is None else history.logged) if stage.log is not None]
-            if count := len(names & frozenset().union(*(log.names for log in logs))):
+    held_out = {role: records for role in ("holdout", "fresh") if (records := sets.get(role))}
+    for model, source in models.items() if held_out else ():
+        history = history_of(source)
+        stages = () if history is None else history.stages
+        seen = (trained_records(stage.folder) if stage.log is None else stage.log.names for stage in stages)
+        names = frozenset[str]().union(*seen)
+        for role, records in held_out.items():
+            # Logs of older versions list a chat by its texts alone.
+            known = [not names.isdisjoint(map(key.of, (record.fingerprint, record.text_fingerprint))) for record in records]
+            if any(known):
                 raise InputError(
-                    f"the {model} was trained on {count} of the {len(names)} {role} records, by its training log: what a model "
-                    "knows of them is no measure of what it would know without training. Give records that no model was trained on."
+                    f"the {model} was trained on {sum(known)} of the {len(known)} {role} records, by its training log or the list "
+                    "of its records: what a model knows of them is no measure of what it would know without training. Give "
+                    "records that no model was trained on."
                 )
 
 
