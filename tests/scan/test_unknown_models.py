@@ -161,6 +161,36 @@ def test_a_purge_names_them_too(
     assert (house / "models" / "m" / MANIFEST).is_file()
 
 
+@pytest.mark.parametrize(
+    ("case", "status", "said"),
+    [
+        ("no model", 0, "no model below"),
+        ("nobody found", 3, "all records that these models list were searched"),
+        ("found in another file", 0, "no model below these folders saw them"),
+    ],
+)
+def test_the_json_says_why_it_lists_no_model(house: Path, scanned: Callable[..., Shown], case: str, status: int, said: str) -> None:
+    """An empty list alone would read as if no model had seen the records, also where there was none to ask."""
+    who, data = "ida", ["train.jsonl"]
+    if case == "no model":
+        shutil.rmtree(house / "models")
+        (house / "models").mkdir()
+    elif case == "nobody found":
+        who = "somebody"
+    else:
+        (house / "train.jsonl").write_text(
+            (house / "train.jsonl").read_text()
+            + json.dumps({"example_id": "n", "subject_id": "new", "text": "A stranger came."})
+            + "\n"
+        )
+        who = "new"
+    shown, models = scanned(who, *data, status=status)
+    assert models == []
+    note = json.loads((house / "found.json").read_text())["note"]
+    assert shown.endswith(f"{note}\n")
+    assert note.startswith(said)
+
+
 def test_a_scan_writes_no_file_over_another(house: Path) -> None:
     """The JSON file must be new, and end in .json; nothing is searched otherwise."""
     (house / "who.txt").write_text("ida\n")

@@ -82,12 +82,13 @@ class Scan:
         for model in models:
             shown = f"  {model['weights'][:16]}" if model["how"] != NOT_KNOWN else ""
             print(f"{model['folder']}{shown}  {model['how']}: {model['what']}")  # noqa: T201
+        about: dict[str, Any] = {"models": models} if self.models else {}
         if self.models and not models:
-            print(self._no_model(bool(found)))  # noqa: T201
+            about["note"] = self._no_model(bool(found))
+            print(about["note"])  # noqa: T201
         if self.output is not None:
             counts = {"records": len(certain), "near_duplicates": near, "candidates": candidates}
             rows = [_described(match) | ({"why": match.why} if match.how in PROPOSED else {}) for match in found]
-            about = {"models": models} if self.models else {}
             write_json(self.output, {"schema": SCHEMA, **counts, "matches": rows, **about}, mode=0o600)
         return 0 if found else 3
 
@@ -135,15 +136,17 @@ class Scan:
         return "no model below these folders saw them" if found else "all records that these models list were searched"
 
     def _hashes(self, key: "RecordKey", certain: set[str], proposed: set[str]) -> tuple[set[str], set[str], set[str]]:
-        """Return keyed hashes of all records of the files, of the certain ones and of the proposed ones, as logs may list them."""
-        from unlearn.scan.lineage import hashes_of_record
+        """Return keyed hashes, as logs have them, of the files' records that a model lists, the certain and the proposed ones."""
+        from unlearn.scan.lineage import hashes_of_record, records_of_models
         from verify.data.sources import stream_records
 
+        # Of millions of records only those that a model was trained on are kept in memory.
+        listed = {name for _, _, seen in records_of_models(self.models) for name in seen}
         known: set[str] = set()
         sure, perhaps = set(certain), set(proposed)
         for record in (record for file in self.data for record in stream_records(file, self.columns.fields())):
             names = hashes_of_record(record, key)
-            known |= names
+            known |= names & listed
             sure |= names if names & certain else set()
             perhaps |= names if names & proposed else set()
         return known, sure, perhaps

@@ -46,7 +46,7 @@ def unknown_models(
 
     Args:
         roots: folders to search.
-        known: keyed hashes of all records in the searched files.
+        known: keyed hashes of all records in the searched files; those that no model lists may be left out.
         key: the key of these hashes.
         affected: folders of the models that are known to have seen some.
         new_key: whether the key file was missing and has just been made, so that no log can have been written with it.
@@ -56,12 +56,13 @@ def unknown_models(
         InputError: a root is not a folder, or a training log is damaged.
     """
     found: dict[Path, UnknownModel] = {}
+    searched = frozenset(known)
     for folder, weights, seen in records_of_models(roots):
         if folder in affected:
             continue
-        if seen.isdisjoint(known):
+        if seen.isdisjoint(searched):
             found[folder.resolve()] = UnknownModel(folder, weights, _why(folder, bool(seen), key, new_key))
-        elif whole and (missing := len(seen - frozenset(known))):
+        elif whole and (missing := len(seen - searched)):
             why = f"{missing} of {len(seen)} records that it was trained on are in none of these files, and may be this person's. "
             found[folder.resolve()] = UnknownModel(folder, weights, f"{why}Name all its training files with --data.")
     return list(found.values())
