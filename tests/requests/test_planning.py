@@ -128,6 +128,39 @@ def test_methods_that_fit(model_dir: Path, data: Path, tmp_path: Path, ledger: L
     assert "step" not in seen["sharded"]
 
 
+CHANGES = {
+    "changed": lambda row: row | {"completion": "Changed after the training."},
+    "another subject": lambda row: row | {"subject_id": "kim"},
+    "nobody's": lambda row: row | {"subject_id": None},
+    "taken out": lambda _: None,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(
+    ("kind", "spelled"), [("log", "LEE@example.org"), ("log", " lee@example.org"), ("shards", "lee@EXAMPLE.org")]
+)
+def test_a_model_that_lists_another_record_of_the_person_is_found(
+    model_dir: Path, data: Path, tmp_path: Path, ledger: Ledger, change: str, kind: str, spelled: str
+) -> None:
+    """By its log, under the identifier as the data spell it: one of two records or both, whatever became of them in the file."""
+    rows = [row if row["subject_id"] != "lee" else row | {"subject_id": spelled} for row in ROWS]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    short, folder = TrainingOptions(max_steps=1, batch_size=8), tmp_path / "models" / "m"
+    if kind == "shards":
+        finetune_shards(str(model_dir), str(data), output_dir=folder, plan=ShardPlan(2, 1, "average", short))
+    else:
+        finetune(str(model_dir), str(data), output_dir=folder, options=short)
+    key = RecordKey.load()
+    name = ledger.add_all([NewRequest((key.of_person("lee@example.org"),), "gdpr", date(2026, 11, 2))])
+    requests = ledger.advance_all(name, "identity_verified")
+    assert len(draft(ledger, requests, choices(tmp_path, data), key).plans[0].models[0].records) == 2
+    now = [*rows[:-1], CHANGES[change](rows[-1])]
+    data.write_text("".join(json.dumps(row) + "\n" for row in now if row))
+    with pytest.raises(InputError, match=rf"{name[0]}: by its log, .*m was trained on 1 record of this person .*--data"):
+        draft(ledger, requests, choices(tmp_path, data), key)
+
+
 def test_what_can_be_shown_is_said_before(built: Path, tmp_path: Path, ledger: Ledger) -> None:
     """Too few references; with enough of them, how often these would certify an honest deletion, with gates and utility."""
     one = describe_judge(1, 0)
@@ -212,7 +245,7 @@ def test_every_plan_searches_again(model_dir: Path, data: Path, tmp_path: Path, 
     def states() -> list[str]:
         return [step.state for step in ledger.request(first.id).steps][2:]
 
-    with pytest.raises(InputError, match="6 records to keep are no longer in the training files"):
+    with pytest.raises(InputError, match=r"by its log, .* was trained on 1 record of this person that the files do not have"):
         planned(part)
     assert states() == [], "a run would stop there, so that nothing is noted"
     assert len(planned(data)) == 2

@@ -7,7 +7,7 @@ proposed to several requests is confirmed for one of them: `R-0123456789ab:train
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unlearn.requests.ledger.request import Request
@@ -37,6 +37,7 @@ class Matched:
         places: the files that contain records to delete.
         candidates: rows with a similar identifier or a mention that are neither confirmed nor rejected.
         rejected: keyed hashes of such rows that a human rejected.
+        spelled: keyed hashes of the person's identifiers as requested, and as rows of theirs spell them.
     """
 
     request: str
@@ -46,6 +47,7 @@ class Matched:
     places: tuple[DataPlace, ...]
     candidates: tuple[Match, ...] = ()
     rejected: frozenset[str] = frozenset()
+    spelled: frozenset[str] = frozenset()
 
     @property
     def removed(self) -> tuple[Match, ...]:
@@ -91,10 +93,16 @@ def match_requests(
     proposals = {request.id: _proposals(asked[request.id], certain[request.id], found, mentioned) for request in requests}
     chosen = frozenset(place for entry in confirmed for place in _resolve_confirmation(entry, proposals))
     digests = {file: file_digest(file) if Path(file).is_file() else "" for file in data}
-    return [
+    decided = [
         _matched(request, certain[request.id], proposals[request.id], chosen, request.id in not_same, digests)
         for request in requests
     ]
+    return [replace(entry, spelled=_spelled(request, found)) for request, entry in zip(requests, decided, strict=True)]
+
+
+def _spelled(request: Request, found: Found) -> frozenset[str]:
+    """Return the keyed hashes of a request's identifiers, and of the same as the data spell them."""
+    return frozenset(request.subjects).union(*(found.spelled.get(subject, ()) for subject in request.subjects))
 
 
 def _certain(request: Request, found: Sequence[Match]) -> list[Match]:

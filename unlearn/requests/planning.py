@@ -28,7 +28,7 @@ from unlearn.requests.models_in_service import in_service, model_roots, origin_o
 from unlearn.requests.plan import Plan
 from unlearn.requests.planned_proofs import Commitments
 from unlearn.requests.preflight import Runnable, require_runnable
-from unlearn.requests.searched_files import require_searched
+from unlearn.requests.searched_files import require_all_logged, require_searched
 from unlearn.requests.training_sets import require_clean
 from unlearn.scan.lineage import AffectedModel, affected_models
 from verify.certificate.opened_audits import opening
@@ -93,6 +93,7 @@ def draft(
     for request, entry in zip(fresh, matched, strict=True):
         _require_records_present(request, entry, choices)
     require_searched(ledger, matched, choices, key)
+    require_all_logged(ledger, matched, choices)
     known = [
         Known(request, {match.record: match.subject or match.record for match in entry.removed}, entry.places)
         for request, entry in zip(fresh, matched, strict=True)

@@ -8,7 +8,7 @@ from unlearn.requests.ledger.ledger import Ledger
 from unlearn.requests.ledger.search_tokens import advice
 from unlearn.requests.matching import Matched
 from unlearn.requests.models_in_service import model_roots
-from unlearn.scan.lineage import hashes_of_records, records_of_models
+from unlearn.scan.lineage import hashes_of_records, logged_people, records_of_models
 from verify.data.identity import RecordKey
 from verify.errors import InputError
 
@@ -40,6 +40,29 @@ def require_searched(ledger: Ledger, matched: Sequence[Matched], choices: Choice
                 "in none of the files, and they may be this person's. Name all its training files with --data (and their columns), "
                 "or leave a model that is not in service out of --models."
             )
+
+
+def require_all_logged(ledger: Ledger, matched: Sequence[Matched], choices: Choices) -> None:
+    """Check that the log of no model lists a record as a requested person's that the files do not have as theirs.
+
+    Such a record was changed, given to another subject or taken out of the files after the training; no search of the files finds
+    the models that know it. Models that a verified deletion replaced are left out, and so are records that the ledger names.
+
+    Raises:
+        InputError: a model below the folders has such a record.
+    """
+    before, replaced = _matched_before(ledger), replaced_weights(ledger.requests())
+    for folder, weights, logged in logged_people(model_roots(choices)) if matched else ():
+        for entry in matched if weights not in replaced else ():
+            theirs = {name for name, people in logged.items() if not people.isdisjoint(entry.spelled)}
+            known = {match.record for match in (*entry.removed, *entry.undecided, *entry.candidates)} | entry.rejected
+            if missing := len(theirs - known - set(before)):
+                count = f"{missing} {'record' if missing == 1 else 'records'}"
+                raise InputError(
+                    f"{entry.request}: by its log, {folder} was trained on {count} of this person that the files do not have under "
+                    "their identifiers: changed since, taken out, or in another file. Name the files as they were trained on with "
+                    "--data, or leave a model that is not in service out of --models."
+                )
 
 
 def _matched_before(ledger: Ledger) -> Collection[str]:

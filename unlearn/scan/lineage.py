@@ -5,7 +5,7 @@ further fine-tuning or by unlearning. Models are identified by the digest of the
 found as well. The stages of a training in shards belong to its model; one without a model around it is found by its own log.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,21 @@ def records_of_models(roots: Sequence[str | Path]) -> Iterator[tuple[Path, str, 
         for folder in _model_folders(Path(root)):
             about = read_json(folder / MANIFEST).get("about")
             yield folder, str((about if isinstance(about, dict) else {}).get("weights")), trained_records(folder)
+
+
+def logged_people(roots: Sequence[str | Path]) -> Iterator[tuple[Path, str, Mapping[str, frozenset[str]]]]:
+    """Yield folder and digest of the weights of every model below some folders, and whom its logs say that each record is about.
+
+    Raises:
+        InputError: a root is not a folder, or a training log is damaged.
+    """
+    for folder, weights, _ in records_of_models(roots):
+        found: dict[str, frozenset[str]] = {}
+        for place in (folder, *stages_of(folder)):
+            log = TrainingLog.read(place / LOG_NAME) if (place / LOG_NAME).is_file() else None
+            for name, people in () if log is None else zip(log.records, log.subjects, strict=True):
+                found[name] = found.get(name, frozenset()) | frozenset((people or "").split(",")) - {""}
+        yield folder, weights, found
 
 
 def hashes_of_records(files: Sequence[str], key: RecordKey, fields: Fields | None) -> frozenset[str]:

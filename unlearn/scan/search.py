@@ -6,7 +6,7 @@ person, are proposals: a human decides.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -128,6 +128,7 @@ class Found:
         matches: rows that match, their duplicates included.
         similar: rows with a similar identifier. A row may be in both lists: it may match one person and resemble another.
         linked: further identifiers by the keyed hash of the requested one that they stand beside (`unlearn.scan.linking`).
+        spelled: keyed hashes of requested identifiers as the data spell them, by that of the requested one.
         unnamed: files with rows that name no subject.
     """
 
@@ -135,6 +136,7 @@ class Found:
     similar: list[Match]
     linked: Mapping[str, Collection[str]]
     unnamed: frozenset[str]
+    spelled: Mapping[str, Collection[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,7 @@ def search(files: Sequence[str | Path], key: RecordKey, sought: Sought, fields: 
     similar: list[Match] = []
     contents: dict[str, str] = {}
     linked: dict[str, set[str]] = {}
+    spelled: dict[str, set[str]] = {}
     unnamed: set[str] = set()
     lookup = Lookup(sought.likenesses, key)
     for file, row, record, _, _, groups in all_rows(files, fields, "searching"):
@@ -187,13 +190,16 @@ def search(files: Sequence[str | Path], key: RecordKey, sought: Sought, fields: 
             continue
         first = sorted(people, key=lambda person: sought.subjects.isdisjoint(person.names))
         match = Match(file, row, key.of(record.fingerprint), how or "similar identifier", subjects=_names(first))
+        for subject, person in zip(record.subjects, people, strict=True) if how == "subject" else ():
+            for requested in sought.subjects.intersection(person.names):
+                spelled.setdefault(requested, set()).update((*person.names, key.of(subject, "subject")))
         if how is not None:
             found.append(match)
             contents[match.record] = record.whole_text
         if alike:
             similar.append(_alike(match, people, [person.likeness for person in alike if person.likeness is not None]))
     matches = found + _duplicates(files, key, fields, found, contents) if near and found else found
-    return Found(matches, similar, linked, frozenset(unnamed))
+    return Found(matches, similar, linked, frozenset(unnamed), spelled)
 
 
 def note_linked(group: Sequence[str], wanted: Collection[str], lookup: Lookup, linked: dict[str, set[str]]) -> None:
