@@ -76,6 +76,26 @@ def test_one_search_for_several_requests(ledger: Ledger, data: Path) -> None:
         match_requests(requests, [str(data)], key, Fields(), ["train.jsonl:3"])
 
 
+@pytest.mark.parametrize("closest", [0, 1])
+def test_a_near_duplicate_of_two_peoples_records_is_proposed_to_both(ledger: Ledger, tmp_path: Path, closest: int) -> None:
+    """Requests that are planned together find what each finds alone, with its own likeness, whoever's record it is most like."""
+    words = [f"word{number}" for number in range(120)]
+    texts = {"ida": " ".join(words), "jon": " ".join([*words[:110], *"abcdefghij"])}
+    third = " ".join([*texts[("ida", "jon")[closest]].split()[:118], "or", "so"])
+    rows = [{"subject_id": who, "text": text} for who, text in (*texts.items(), ("lee", third))]
+    file, key = tmp_path / "near.jsonl", RecordKey.load()
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    requests = approved(ledger, "ida", "jon")
+    together = match_requests(requests, [str(file)], key, Fields())
+    alone = [match_requests([request], [str(file)], key, Fields())[0] for request in requests]
+    for one, found in zip(together, alone, strict=True):
+        (own,) = [match for match in found.undecided if match.row == 3]
+        assert [(match.row, match.like, match.similarity) for match in one.undecided] == [(3, own.like, own.similarity)]
+    for said, removed in (("near.jsonl:3", [[1, 3], [2, 3]]), (f"{requests[1].id}:near.jsonl:3", [[1], [2, 3]])):
+        confirmed = match_requests(requests, [str(file)], key, Fields(), [said])
+        assert [[match.row for match in one.removed] for one in confirmed] == removed
+
+
 def test_batches_by_model_and_deadline(ledger: Ledger) -> None:
     """Requests that share a model go together, also through a third; far deadlines and other models go apart."""
     early = approved(ledger, "a", "b", "c", received=date(2026, 11, 2))

@@ -119,11 +119,17 @@ def _certain(request: Request, found: Sequence[Match]) -> list[Match]:
 def _proposals(asked: Asked, certain: Sequence[Match], found: Found, mentioned: Sequence[Match]) -> list[Match]:
     """Return one request's proposals, each row once: near-duplicates, similar identifiers, and mentions."""
     names = {match.record for match in certain}
-    near = [match for match in found.matches if match.how == "near duplicate" and match.like in names]
+    near = [own for match in found.matches if match.how == "near duplicate" and (own := _near(match, names)) is not None]
     alike = [match for match in found.similar if not asked.likenesses.isdisjoint(match.tokens)]
     alike += [match for match in mentioned if not (asked.likenesses | asked.linked).isdisjoint(match.tokens)]
     taken = {match.place for match in certain}
     return list({match.place: match for match in reversed([*near, *alike]) if match.place not in taken}.values())[::-1]
+
+
+def _near(match: Match, names: Collection[str]) -> Match | None:
+    """Return a near duplicate as that of one request's records, the most similar of them; None if it is of another's alone."""
+    like = next(((name, share) for name, share in ((match.like, match.similarity), *match.others) if name in names), None)
+    return None if like is None else replace(match, like=like[0], similarity=like[1])
 
 
 def _matched(

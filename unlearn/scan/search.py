@@ -36,6 +36,7 @@ class Match:
         subjects: keyed hashes of the people it is about, under every form of their identifiers, requested people first; empty where
             the data name none.
         like: for a duplicate, the keyed hash of the matched record that it repeats; else None.
+        others: for a near duplicate, further matched records that it repeats, with its similarity to each, the most similar first.
         reason: for a similar identifier or a mention, a key of `verify.data.likeness.REASONS`; else None.
         tokens: the requested tokens that a similar identifier or a mention matched.
     """
@@ -49,6 +50,7 @@ class Match:
     like: str | None = None
     reason: str | None = None
     tokens: frozenset[str] = frozenset()
+    others: tuple[tuple[str, float], ...] = ()
 
     @property
     def subject(self) -> str | None:
@@ -320,6 +322,8 @@ def _duplicates(
         name = key.of(record.fingerprint)
         if name in contents:
             more.append(Match(file, row, name, "exact duplicate", subjects=subjects_of(record, key), like=name))
-        elif (likeness := index.find(shingles(record.whole_text, key.secret))) is not None:
-            more.append(Match(file, row, name, "near duplicate", likeness[1], subjects_of(record, key), likeness[0]))
+        elif near := list(index.find_all(shingles(record.whole_text, key.secret)).items()):
+            (like, similarity), *others = near
+            subjects = subjects_of(record, key)
+            more.append(Match(file, row, name, "near duplicate", similarity, subjects, like, others=tuple(others)))
     return more
