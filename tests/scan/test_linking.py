@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import uuid
 from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,11 @@ import pytest
 from unlearn.requests.ledger.intake import from_lines
 from unlearn.requests.ledger.ledger import Ledger
 from unlearn.requests.matching import match_requests
+from unlearn.scan.linking import identifiers_by_person
 from unlearn.scan.search import find_records
 from unlearn.scan.spellings import likenesses, subject_hashes
 from verify.data.identity import RecordKey
-from verify.data.records import Fields
+from verify.data.records import Fields, parse_row
 
 NORA = {"subject_id": "u-4711", "name": "Nora Velt", "email": "nora@example.org", "phone": "+49 151 5550 0199"}
 TEXTS = [
@@ -97,6 +100,24 @@ def test_a_first_name_or_another_person_links_nobody(tmp_path: Path, row: dict[s
     """Neither a first name alone, nor what is no person's column, nor the name of another person in the row is searched for."""
     files = [written(tmp_path / "a.jsonl", [row | {"text": "A."}]), written(tmp_path / "b.jsonl", TEXTS[:3])]
     assert not any(file == "b.jsonl" for file, *_ in found(files, "u-4711"))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (4711000, "4711000"),
+        (Decimal("4711000"), "4711000"),
+        (uuid.UUID("3f2504e0-4f89-11d3-9a0c-0305e82c3301"), "3f2504e0-4f89-11d3-9a0c-0305e82c3301"),
+        ([4711000, "4711001"], "4711000"),
+    ],
+    ids=str,
+)
+def test_accounts_of_every_type_link(value: Any, text: str) -> None:
+    """Numbers and UUIDs are identifiers as their texts are; a truth value is none."""
+    row = {"name": "Nora Velt", "account_id": value, "user_id": True, "text": "A."}
+    (group,) = identifiers_by_person(row, parse_row(row, Fields(), "here"), Fields())
+    assert text in group
+    assert "True" not in group
 
 
 TWO = {"subject_id": "u-4711", "customer_name": "Nora Velt", "employee_name": "Otto Kern"}

@@ -7,6 +7,7 @@ name alone links nobody. A row about several people says not whose name is whose
 one object name several, a customer and an employee for instance, each is linked with what is theirs by the names of the columns.
 """
 
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import lru_cache
@@ -139,7 +140,7 @@ def _texts(value: Any) -> Iterator[str]:
     """Yield a text or number, or those of a list."""
     if isinstance(value, str):
         yield from filter(None, (value.strip(),))
-    elif isinstance(value, int | Decimal) and not isinstance(value, bool):
+    elif isinstance(value, int | Decimal | uuid.UUID) and not isinstance(value, bool):
         yield str(value)
     elif isinstance(value, list | tuple):
         for entry in value:

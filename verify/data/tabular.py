@@ -93,7 +93,7 @@ def _delimiter(header: str, where: str) -> str:
         counts = {"|": names.count("|")}
     elif len(counts) == 1:
         return next(iter(counts))
-    shown = " and ".join(f"{count} {_PLURAL.get(mark, mark)}" for mark, count in counts.items())
+    shown = " and ".join(f"{count} {(_CALLED if count == 1 else _PLURAL).get(mark, mark)}" for mark, count in counts.items())
     raise InputError(
         f"{where}: the header has {shown}, so it is not clear what separates its cells. Separate them by commas, semicolons or "
         "tabs, and put a name that holds one of these in quotation marks."
