@@ -51,12 +51,18 @@ def require_all_logged(ledger: Ledger, matched: Sequence[Matched], choices: Choi
     Raises:
         InputError: a model below the folders has such a record.
     """
-    before, replaced = _matched_before(ledger), replaced_weights(ledger.requests())
+    before, replaced = frozenset(_matched_before(ledger)), replaced_weights(ledger.requests())
     for folder, weights, logged in logged_people(model_roots(choices)) if matched else ():
-        for entry in matched if weights not in replaced else ():
-            theirs = {name for name, people in logged.items() if not people.isdisjoint(entry.spelled)}
+        if weights in replaced:
+            continue
+        by_person: dict[str, set[str]] = {}
+        for name, people in logged.items():
+            for person in people:
+                by_person.setdefault(person, set()).add(name)
+        for entry in matched:
+            theirs = {name for spelled in entry.spelled for name in by_person.get(spelled, ())}
             known = {match.record for match in (*entry.removed, *entry.undecided, *entry.candidates)} | entry.rejected
-            if missing := len(theirs - known - set(before)):
+            if missing := len(theirs - known - before):
                 count = f"{missing} {'record' if missing == 1 else 'records'}"
                 raise InputError(
                     f"{entry.request}: by its log, {folder} was trained on {count} of this person that the files do not have under "
