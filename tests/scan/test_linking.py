@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import uuid
 from datetime import date
 from decimal import Decimal
@@ -14,7 +15,7 @@ from unlearn.requests.ledger.intake import from_lines
 from unlearn.requests.ledger.ledger import Ledger
 from unlearn.requests.matching import match_requests
 from unlearn.scan.linking import identifiers_by_person
-from unlearn.scan.search import find_records
+from unlearn.scan.search import find_records, seams
 from unlearn.scan.spellings import likenesses, subject_hashes
 from verify.data.identity import RecordKey
 from verify.data.records import Fields, parse_row
@@ -187,3 +188,39 @@ def test_each_request_has_its_own_links(tmp_path: Path) -> None:
     by_name = match_requests(requests[1:2], files, key, Fields(), ["texts.jsonl:2"])[0]
     assert ([match.row for match in by_name.removed], by_name.candidates) == ([2, 2], ())
     ledger.close()
+
+
+FILL = " ".join(f"filler{number}" for number in range(200))
+
+
+@pytest.mark.parametrize(
+    ("texts", "whole"),
+    [
+        (["a b"], 0),
+        ([], 0),
+        (["I am Nora", f"Velt. {FILL}"], 1),
+        ([f"{FILL} Nora", "M.", f"Velt {FILL}"], 1),
+        ([f"{FILL} Nora", f"Velt {FILL} Nora", f"Velt {FILL}"], 2),
+        (["\u5b89" * 900, "\u5a1c" * 900], 0),
+    ],
+    ids=str,
+)
+def test_the_ends_of_texts_are_read_together(texts: list[str], whole: int) -> None:
+    """A name that begins in one text and ends in the next stands in a seam, whole words on both sides."""
+    read = list(seams(texts))
+    assert sum(len(re.findall(r"Nora\s(?:M\.\s)?Velt", one)) for one in read) == whole
+    assert sum(map(len, read)) < 800 * max(1, len(texts))
+    for one in read:
+        assert one in "\n".join(texts)
+        assert one.strip().split()[0] in " ".join(texts).split() or not one.isascii()
+
+
+def test_a_name_that_two_texts_share_is_found(tmp_path: Path) -> None:
+    """Of prompt and completion, and of turns of a chat, short and long."""
+    rows = [
+        {"prompt": "I am Nora", "completion": f"Velt. {FILL}"},
+        {"prompt": f"{FILL} Nora", "completion": f"Velt {FILL}"},
+        {"messages": [{"role": "user", "content": f"{FILL} Nora"}, {"role": "assistant", "content": f"Velt {FILL}"}]},
+        {"prompt": f"{FILL} Nora", "completion": f"{FILL} Velt"},
+    ]
+    assert {row for _, row, *_ in found([written(tmp_path / "a.jsonl", rows)], "Nora Velt")} == {1, 2, 3}

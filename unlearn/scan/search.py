@@ -5,8 +5,10 @@ matches are reported as keyed hashes and row numbers, never as text. A subject w
 person, are proposals: a human decides.
 """
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Literal
 
@@ -15,10 +17,13 @@ from unlearn.scan.rows import Row, all_rows
 from unlearn.scan.spellings import Likeness, Lookup, Person, likenesses, why
 from verify.data.canonical import canonical, clean, is_mail, with_canonical_mails
 from verify.data.identity import RecordKey
-from verify.data.near_duplicates import NearDuplicates, shingles, signature
+from verify.data.near_duplicates import KnownTexts
 from verify.data.records import Fields, Record
 
 How = Literal["subject", "record id", "text", "exact duplicate", "near duplicate", "similar identifier", "named in its text"]
+SEAM = 300
+"""Number of characters on either side of the end of a text in which a name may continue in the next text."""
+_SPACE, _LONGEST_WORD = re.compile(r"\s"), 60
 PROPOSED: tuple[How, ...] = ("near duplicate", "similar identifier", "named in its text")
 """Kinds of match that belong to a request only if a human confirms them."""
 
@@ -265,10 +270,29 @@ def _mention(row: Row, asked: Sequence[Asked], lookup: Lookup, key: RecordKey) -
 
 def _likenesses_of(row: Row, lookup: Lookup) -> Iterator[Likeness]:
     """Yield how a row resembles or mentions people: in its texts, its other values, and the names of its columns."""
-    # Each text by itself: the end of one and the beginning of the next are no name.
-    texts = dict.fromkeys((row.record.whole_text, *row.record.all_texts))
+    texts = dict.fromkeys((*seams(row.record.whole_texts), *row.record.all_texts))
     found = (*map(lookup.text, texts), *map(lookup.beside, row.values()), *map(lookup.column, row.columns))
     yield from (likeness for likeness in found if likeness is not None)
+
+
+def seams(texts: Sequence[str]) -> Iterator[str]:
+    """Yield what stands around the ends of the texts of a record, as one text: a name may begin in one and end in the next.
+
+    The texts themselves are read one by one, so the rest of them need not be read again.
+    """
+    whole, windows = "\n".join(texts), list[tuple[int, int]]()
+    for end in accumulate(len(text) + 1 for text in texts[:-1]):
+        if windows and end - SEAM <= windows[-1][1]:
+            windows[-1] = (windows[-1][0], end + SEAM)
+        else:
+            windows.append((end - SEAM, end + SEAM))
+    yield from (whole[_word_end(whole, start) if start > 0 else 0 : _word_end(whole, stop)] for start, stop in windows)
+
+
+def _word_end(text: str, place: int) -> int:
+    """Return where the word ends that a place is in; the place itself in scripts without spaces."""
+    found = _SPACE.search(text, place, place + _LONGEST_WORD)
+    return place if found is None else found.start()
 
 
 def subjects_of(record: Record, key: RecordKey) -> tuple[str, ...]:
@@ -312,8 +336,7 @@ def _duplicates(
     files: Sequence[str | Path], key: RecordKey, fields: Fields | None, found: Sequence[Match], contents: dict[str, str]
 ) -> list[Match]:
     """Return other records with the same or nearly the same content as the matches."""
-    known = {name: shingles(text, key.secret) for name, text in contents.items()}
-    index = NearDuplicates({name: signature(hashed) for name, hashed in known.items()}, known)
+    index = KnownTexts(contents, key.secret)
     already = {match.place for match in found}
     more = []
     for file, row, record, *_ in all_rows(files, fields, "searching near-duplicates"):
@@ -322,7 +345,7 @@ def _duplicates(
         name = key.of(record.fingerprint)
         if name in contents:
             more.append(Match(file, row, name, "exact duplicate", subjects=subjects_of(record, key), like=name))
-        elif near := list(index.find_all(shingles(record.whole_text, key.secret)).items()):
+        elif near := list(index.find_all(record.whole_text).items()):
             (like, similarity), *others = near
             subjects = subjects_of(record, key)
             more.append(Match(file, row, name, "near duplicate", similarity, subjects, like, others=tuple(others)))

@@ -31,6 +31,8 @@ numbers in another grouping."""
 SKELETON, FIRST_WORD, WORDS = "skeleton", "first word", "words"
 LONGEST_CACHE = 1 << 13
 """Size of the lookup caches, in identifiers or words; nearby rows repeat them, and memory stays bounded."""
+MOST_WORDS = 1 << 16
+"""Largest number of words that are known to begin no requested run, about 8 MiB."""
 LONGEST_VALUE = 500
 """Largest number of characters of a value that is compared as a whole; longer ones are only searched for mentions."""
 
@@ -102,7 +104,8 @@ class Lookup:
         lengths = {token.partition(":")[0] for token in self._tokens}
         self._lengths = sorted(int(level.split()[0]) for level in lengths if level.endswith(f" {WORDS}"))
         self._known: dict[str, Person] = {}
-        self._first: dict[str, bool] = {}
+        self._others: set[str] = set()
+        """Words with which no requested run begins."""
         self._columns: dict[str, Likeness | None] = {}
 
     @property
@@ -175,8 +178,10 @@ class Lookup:
 
     def _runs(self, words: Sequence[str]) -> Iterable[str]:
         """Yield the tokens of all requested runs of words that a text contains, also in the genitive (`Nora Velt's`)."""
+        if self._begin_none(words):
+            return
         for start, word in enumerate(words):
-            if not (self._begins(word) or (word.endswith("s") and self._begins(word[:-1]))):
+            if word in self._others:
                 continue
             for length in self._lengths:
                 if start + length <= len(words):
@@ -185,10 +190,17 @@ class Lookup:
                         if (token := _token(self._key, f"{length} {WORDS}", form)) in self._tokens:
                             yield token
 
+    def _begin_none(self, words: Sequence[str]) -> bool:
+        """Return whether no requested run begins with any of the words; most are known already, since texts repeat their words."""
+        new = set(words) - self._others
+        if not new:
+            return True
+        if len(self._others) + len(new) > MOST_WORDS:
+            self._others.clear()
+            new = set(words)
+        others = {word for word in new if not (self._begins(word) or (word.endswith("s") and self._begins(word[:-1])))}
+        self._others |= others
+        return len(others) == len(new)
+
     def _begins(self, word: str) -> bool:
-        """Return whether any requested run begins with this word; cached, since texts repeat their words."""
-        if word not in self._first:
-            if len(self._first) >= LONGEST_CACHE:
-                self._first.clear()
-            self._first[word] = _token(self._key, FIRST_WORD, word) in self._tokens
-        return self._first[word]
+        return _token(self._key, FIRST_WORD, word) in self._tokens

@@ -62,8 +62,8 @@ _ARABIC = str.maketrans(
 )
 """Letters of Arabic script that one keyboard or country has for those of another, and the stroke that lengthens a word."""
 _IS_ARABIC = re.compile("[\u0600-\u06ff]")
-HUMPED = re.compile(r"[a-z][A-Z]|[A-Za-z][0-9]|[^\x00-\x7f]")
-"""What a text contains if `humps_apart` may divide a word of it."""
+HUMPED = re.compile(r"[^\x00-/:-@\[-\x7f](?:(?<=[a-z][A-Z])|(?<=[A-Za-z][0-9])|(?<=[^\x00-\x7f]))")
+"""What a text contains if `humps_apart` may divide a word of it; a search tries only capitals, digits and letters beyond ASCII."""
 _CYRILLIC = "\u0430\u0441\u0435\u043e\u0440\u0445\u0443\u0456\u0458\u0455\u0501\u04bb\u051b\u051d\u0432\u043a\u043c\u043d\u0442"
 _GREEK = "\u03b1\u03bf\u03c1\u03b9\u03c5\u03bd\u03ba\u03c4\u03c7\u03b2\u03b5"
 _LOOK_ALIKE = str.maketrans(_CYRILLIC + _GREEK, "aceopxyijsdhqwbkmht" + "aopiuvktxbe")

@@ -5,7 +5,6 @@ short signatures; a human confirms what it finds. Shingles are hashed with a key
 not reveal their texts.
 """
 
-import hashlib
 import hmac
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,14 +21,25 @@ AT_ONCE = 1 << 12
 """Shingles that are permuted at a time, 2 MiB of values."""
 SIMILAR = 0.7
 """Least estimated Jaccard similarity J of near-duplicates; its standard error, sqrt(J (1 - J) / 128), is about 0.04."""
+_FAR = SIMILAR / 2
+"""True similarity that no estimate of `SIMILAR` comes from: fewer than one of 10^13 comparisons by Chernoff's bound."""
 
 
 def shingles(text: str, key: bytes) -> set[bytes]:
     """Compute keyed 8-byte hashes of all three-word shingles, in lower case without punctuation; a shorter text is one shingle."""
+    return _hashed(_runs(text), key)
+
+
+def _runs(text: str) -> set[str]:
+    """Return the three-word shingles of a text."""
     words = re.findall(r"\w+", text.lower())
-    count = max(1, len(words) - SHINGLE_WORDS + 1)
-    runs = {" ".join(words[start : start + SHINGLE_WORDS]) for start in range(count)} if words else set()
-    return {hmac.new(key, run.encode(), hashlib.sha256).digest()[:8] for run in runs}
+    if len(words) <= SHINGLE_WORDS:
+        return {" ".join(words)} if words else set()
+    return {f"{one} {two} {three}" for one, two, three in zip(words, words[1:], words[2:], strict=False)}
+
+
+def _hashed(runs: Iterable[str], key: bytes) -> set[bytes]:
+    return {hmac.digest(key, run.encode(), "sha256")[:8] for run in runs}
 
 
 Signature = NDArray[np.uint32]
@@ -97,6 +107,25 @@ class NearDuplicates:
         return dict(sorted(near, key=lambda one: -one[1]))
 
 
+class KnownTexts:
+    """Index of a few known texts that are at hand: only texts that share enough shingles with them are hashed."""
+
+    def __init__(self, known: Mapping[str, str], key: bytes) -> None:
+        """Index known texts by their names; the key hashes the shingles."""
+        runs = {name: _runs(text) for name, text in known.items()}
+        self._key, self._all = key, frozenset[str]().union(*runs.values())
+        hashed = {name: _hashed(own, key) for name, own in runs.items()}
+        self._index = NearDuplicates({name: signature(own) for name, own in hashed.items()}, hashed)
+
+    def find_all(self, text: str) -> dict[str, float]:
+        """Return the estimated similarity of every known text that a text is nearly, most similar first."""
+        runs = _runs(text)
+        # The share of its shingles that any known text has is no less than its similarity with each.
+        if len(self._all & runs) < _FAR * len(runs):
+            return {}
+        return self._index.find_all(_hashed(runs, self._key))
+
+
 def near_texts(
     known: Mapping[str, str], others: Iterable[tuple[str, str]], key: bytes
 ) -> Iterator[tuple[str, Mapping[str, float]]]:
@@ -110,8 +139,7 @@ def near_texts(
     Yields:
         the text's name, and the estimated similarity of every known text that it is nearly, most similar first.
     """
-    parts = {name: shingles(text, key) for name, text in known.items()}
-    index = NearDuplicates({name: signature(hashed) for name, hashed in parts.items()}, parts)
+    index = KnownTexts(known, key)
     for name, text in others:
-        if near := index.find_all(shingles(text, key)):
+        if near := index.find_all(text):
             yield name, near

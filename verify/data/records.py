@@ -134,8 +134,13 @@ class Record:
 
         Descriptions of tools are left out: all rows of a data set have the same, which would make them similar.
         """
+        return "\n".join(self.whole_texts)
+
+    @property
+    def whole_texts(self) -> list[str]:
+        """The parts of the whole text, each of which is one of all texts."""
         carried = [text for _, content, texts in self._turns() for text in (content, *texts)]
-        return "\n".join(part for part in (self.prompt, self.completion, *carried, *self._beside("documents")) if part)
+        return [part for part in (self.prompt, self.completion, *carried, *self._beside("documents")) if part]
 
     @property
     def all_texts(self) -> list[str]:

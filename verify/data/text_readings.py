@@ -9,6 +9,7 @@ import html
 import re
 import unicodedata
 from collections.abc import Iterator
+from functools import lru_cache
 from urllib.parse import unquote
 
 from verify.data.canonical import clean
@@ -23,13 +24,14 @@ _ESCAPES = re.compile(r"(?:\\u[0-9A-Fa-f]{4})+")
 _AT = re.compile(r"\s?[(\[{]\s?at\s?[)\]}]\s?", re.IGNORECASE)
 _DOT = re.compile(r"\s?[(\[{]\s?(?:dot|punkt|point|punto)\s?[)\]}]\s?", re.IGNORECASE)
 _MAIL = re.compile(r"[\w.!#$%&*+/=?^`{|}~-]+@[\w-]+(?:\.[\w-]+)+")
-_NUMBER = re.compile(r"\+?\(?[0-9]+(?:[ ().,/\u2010-\u2015-]{1,3}[0-9]+)*")
+_NUMBER = re.compile(r"[0-9]+(?:[ ().,/\u2010-\u2015-]{1,3}[0-9]+)*")
 _DIGIT = re.compile(r"[^\D0-9]")
 _HANDLE = re.compile(r"(?<![\w.])[@#](\w[\w.-]{6,60}\w)")
 """A handle or tag of at least eight characters; shorter ones that are two words of a name are words of their own too often."""
 _GROUP = re.compile(r"\+?[0-9]+")
 
 
+@lru_cache(maxsize=16)  # of the row at hand, whose texts are read for words, and again for identifiers
 def readings(text: str) -> tuple[str, ...]:
     """Return a text, and its form without markup, escapes and obfuscated signs where that differs."""
     plain = clean(text)
@@ -38,8 +40,9 @@ def readings(text: str) -> tuple[str, ...]:
         decoded = html.unescape(_TAG.sub(" ", decoded))
     if "%" in decoded:
         decoded = unquote(decoded)
-    decoded = _DOT.sub(".", _AT.sub("@", decoded))
-    return tuple(dict.fromkeys((plain, clean(decoded))))
+    if "(" in decoded or "[" in decoded or "{" in decoded:
+        decoded = _DOT.sub(".", _AT.sub("@", decoded))
+    return (plain,) if decoded == plain else tuple(dict.fromkeys((plain, clean(decoded))))
 
 
 def word_sequences(text: str) -> Iterator[list[str]]:
@@ -51,10 +54,10 @@ def word_sequences(text: str) -> Iterator[list[str]]:
     for form in dict.fromkeys(form for reading in (*whole, *_humped(whole[-1])) for form in foldings(reading)):
         words = words_of(form)
         yield words
-        named = [word for word in words if not (len(word) == 1 and word.isascii() and word.isalpha())]
+        named = [word for word in words if len(word) > 1 or not (word.isascii() and word.isalpha())]
         if len(named) < len(words):
             yield named
-        if len(apart := letters_apart(words)) > len(words):
+        if not form.isascii() and len(apart := letters_apart(words)) > len(words):
             yield apart
 
 
@@ -72,12 +75,14 @@ def identifiers_within(text: str) -> Iterator[str]:
     for reading in map(_with_plain_digits, readings(text)):
         yield from (found[1] for found in _HANDLE.finditer(reading)) if "@" in reading or "#" in reading else ()
         yield from (found[0] for found in _MAIL.finditer(reading)) if "@" in reading else ()
-        for found in _NUMBER.finditer(reading):
-            groups = [(group.start(), group.end()) for group in _GROUP.finditer(found[0])]
+        for number in _NUMBER.finditer(reading):
+            # The sign is looked for here: a pattern that may begin with it is tried at every letter.
+            found = reading[number.start() - reading.startswith("+", max(0, number.start() - 1)) : number.end()]
+            groups = [(group.start(), group.end()) for group in _GROUP.finditer(found)]
             for first, (start, _) in enumerate(groups):
                 for _, end in groups[first : first + MOST_GROUPS]:
-                    if sum(map(str.isdigit, found[0][start:end])) >= SHORTEST_MENTION:
-                        yield found[0][start:end]
+                    if sum(map(str.isdigit, found[start:end])) >= SHORTEST_MENTION:
+                        yield found[start:end]
 
 
 def _with_plain_digits(text: str) -> str:
