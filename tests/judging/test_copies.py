@@ -69,6 +69,32 @@ def test_honest_trainings_without_chance_are_not_called_copies(of: Mapping[str, 
         assert not re.search(r"\b(it is a copy|they are copies)\b", gate.reason)
 
 
+@pytest.mark.parametrize("known", [1, 3])
+@pytest.mark.parametrize("nats", [5.0, 50.0])
+@pytest.mark.parametrize("sets", [("holdout",), ("holdout", "retain")])
+def test_single_records_that_the_original_knows_make_no_copies(sets: Sequence[str], nats: float, known: int) -> None:
+    """A control about the forgotten person, say: the references know nothing of it, and agree as honest trainings do."""
+    blocks = {key: block for key, block in simulated_table(seed=7).blocks.items() if key[1] in ("forget", *sets)}
+    for role in sets:
+        block = blocks["original", role]  # type: ignore[index]
+        blocks["original", role] = replace(block, loss=np.concatenate([block.loss[:known] - nats, block.loss[known:]]))  # type: ignore[index]
+    assert names(ScoreTable(blocks)) == []
+
+
+@pytest.mark.parametrize("changed", [1, 3])
+def test_copies_that_differ_on_single_records_are_copies(changed: int) -> None:
+    """Whoever hands in copies could move a few losses of each by far."""
+    table = with_copies(simulated_table(seed=8), ALL, 1e-4)
+    blocks = dict(table.blocks)
+    for number in range(1, 5):
+        for role in ("retain", "holdout"):
+            block = blocks[f"reference {number}", role]  # type: ignore[index]
+            loss = block.loss.copy()
+            loss[number * changed : (number + 1) * changed] += 5.0
+            blocks[f"reference {number}", role] = replace(block, loss=loss)  # type: ignore[index]
+    assert names(ScoreTable(blocks)) == ["distinct references"]
+
+
 def test_a_target_that_is_a_reference_is_not_certified() -> None:
     """Eight references, one of them the model itself in another form: at best INCONCLUSIVE, and the report says which."""
     table = simulated_table(references=8, seed=0)

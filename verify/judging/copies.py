@@ -21,10 +21,13 @@ from verify.scores.table import ScoreTable
 
 COPY = 0.1
 """Distance of two models, as a share of the references' distance from the original, below which they may be copies. Between honest
-retrainings it is about one where few records go. Where half of them go it was 0.15 to 0.9 in tiny models trained whole or with
+retrainings it is about one where few records go. Where half of them go it was 0.14 to 0.9 in tiny models trained whole or with
 adapters initialized by seeds of their own; 0.05 with one initialization of rank 2, and 0.00 with all records in one batch."""
 ENOUGH = 10
-"""Records of a set, at least, for a distance: by chance ten of them are not that close in one of 100,000 pairs."""
+"""Records of a set, at least, for a distance: by chance the losses of four references on ten records are that close in fewer than
+one of 10,000 audits, also where single records differ by far more than the others (t with 2.5 degrees of freedom)."""
+WITHIN = 0.8
+"""Share of the records whose differences make up a distance; those of the others may be of any size."""
 UNKNOWN = (
     "Copies of one training are that close; so are trainings in which little is left to chance, which losses do not tell apart"
 )
@@ -34,8 +37,8 @@ LEFT_ALONE: tuple[SetRole, ...] = ("holdout", "retain")
 def copies_gates(table: ScoreTable, references: Sequence[str]) -> tuple[Gate, ...]:
     """Check that the references are trainings of their own, and that the target is none of them.
 
-    The distance of two models is the standard deviation of the difference of their losses. It must be short on every set that a
-    deletion leaves alone, never-trained controls and records to keep.
+    The distance of two models is how far from their median four fifths of the differences of their losses lie. It must be short
+    on every set that a deletion leaves alone, never-trained controls and records to keep.
 
     Args:
         table: scores of "original", "target" and the references.
@@ -87,7 +90,10 @@ def _from_original(found: Mapping[str, Array], references: Sequence[str]) -> flo
 
 
 def _distance(found: Mapping[str, Array], one: str, other: str) -> float:
-    return float(np.std(found[one] - found[other]))
+    # No standard deviation: one control that the original half knows would set it far apart from all references, and these would
+    # look like copies; and copies that differ on a few records alone would not.
+    differences = found[one] - found[other]
+    return float(np.quantile(np.abs(differences - np.median(differences)), WITHIN))
 
 
 def _named(pairs: Sequence[tuple[str, str]]) -> str:
