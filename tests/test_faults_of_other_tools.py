@@ -138,6 +138,7 @@ def test_gradient_norms_are_taken_in_evaluation_mode() -> None:
     assert loaded.model.training
 
 
+@pytest.mark.slow
 def test_a_threshold_is_not_searched_on_the_noise_it_judges() -> None:
     """Coins guessed by chance: the exact test denies at most alpha of the time, the best of many cut-offs far more often."""
     rng = np.random.default_rng(0)

@@ -131,6 +131,7 @@ def test_a_base_that_saw_the_records_is_refused(house: dict[str, Path], tmp_path
         run(house, tmp_path / "three", Retrain(), base=str(clean))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [Retrain(), Auto(ladder=())])
 def test_another_clean_base_is_refused(house: dict[str, Path], tmp_path: Path, method: Any) -> None:
     """By the log; after an approximate method by the manifest; after two trainings either start will do, and no third model."""
@@ -196,6 +197,7 @@ def test_a_retraining_from_a_base_that_nothing_names_is_not_called_exact(
         assert history.last.method is None, "it is a training nevertheless, with a log of its own"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("asked", "used"), [({}, 5), ({"seed": 6}, 6)])
 def test_a_seed_that_is_asked_for_goes_before_the_logs(
     model_dir: Path, tmp_path: Path, asked: dict[str, int], used: int, capsys: pytest.CaptureFixture[str]
@@ -230,6 +232,7 @@ def rewritten(path: Path, target: Path, change: Callable[[list[dict[str, Any]]],
     return str(target)
 
 
+@pytest.mark.slow
 def test_bad_input_of_the_command(house: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each mistake exits with 2, says what to type next, and leaves the output folder empty or unmade."""
     model, gone, kept = str(house["model"]), str(house["forget"]), str(house["retain"])
@@ -374,6 +377,7 @@ def test_a_broken_model_is_called_broken(model_dir: Path, tmp_path: Path, capsys
         assert ("WARNING" in capsys.readouterr().err) == broken
 
 
+@pytest.mark.slow
 def test_what_rounding_changed_is_reported(
     model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -409,6 +413,7 @@ def test_what_rounding_changed_is_reported(
     assert "--dtype float32" in result.facts["rounding_warning"]
 
 
+@pytest.mark.slow
 def test_the_recipe_is_handed_on(house: dict[str, Path], tmp_path: Path) -> None:
     """A result of an approximate method says how its model was fine-tuned, as does that of the next: `retrain` repeats it."""
     for number, (model, gone) in enumerate(((house["model"], [0]), (tmp_path / "0", [1]))):

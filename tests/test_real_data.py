@@ -27,6 +27,7 @@ def stories(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return convert(shared_data / "stories260k", tmp_path_factory.mktemp("stories260k"))
 
 
+@pytest.mark.slow
 def test_the_converted_model_tells_the_reference_story(stories: Path, shared_data: Path) -> None:
     """Greedy text from the start token is, character for character, what llama2.c prints."""
     page = (shared_data / "stories260k" / "stories260K.md").read_text()
@@ -36,6 +37,7 @@ def test_the_converted_model_tells_the_reference_story(stories: Path, shared_dat
     assert loaded.tokenizer.decode(made).strip().startswith(expected.strip()[:500])
 
 
+@pytest.mark.slow
 def test_the_converted_model_has_the_known_loss(stories: Path, shared_data: Path) -> None:
     """Mean loss on the first 60 stories is 1.2958 nats a token, so encoding, windows and pass are right together."""
     text = (shared_data / "tinystories_2mb" / "tinystories_sample.txt").read_text()

@@ -70,6 +70,7 @@ def test_the_error_zone_reads_wrong_tokens_only() -> None:
     assert EzMia().score(base, [target]) == pytest.approx([(-2 - 1 + 1 + 9) / 13])
 
 
+@pytest.mark.slow
 @given(tokens=TOKENS, sizes=st.lists(st.integers(1, 50), min_size=1, max_size=4).map(tuple))
 def test_windows_are_counted_one_by_one(tokens: list[tuple[float, float, bool]], sizes: tuple[int, ...]) -> None:
     """The slow twin: every window of every size summed on its own, in exact arithmetic of thirds of nats."""

@@ -139,6 +139,7 @@ def generated(observation: Observation) -> list[float]:
     return expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("steps", "partial"), [(0, False), (6, True), (10, True), (14, True), (30, False)])
 def test_the_shared_pass_agrees_with_real_decoding(steps: int, partial: bool) -> None:
     """Real decoding with padding and cache gives the tokens that the shared pass marks as greedy before the first miss.
@@ -151,6 +152,7 @@ def test_the_shared_pass_agrees_with_real_decoding(steps: int, partial: bool) ->
     assert bool(((scores > 0) & (scores < 1)).any()) == partial
 
 
+@pytest.mark.slow
 def test_memorized_records_come_out_whole() -> None:
     """A model trained long enough reproduces every record to its end, chats and plain texts too: all shares are 1."""
     observation = measure(train(make_tokenizer(), RECORDS, steps=150), RECORDS, cache_dir=None, key=KEY)
@@ -159,6 +161,7 @@ def test_memorized_records_come_out_whole() -> None:
         assert select_attacks([name])[name].score(observation, [])[[0, 2, 4]].tolist() == [1.0] * 3
 
 
+@pytest.mark.slow
 def test_split_records_are_generated_window_by_window() -> None:
     """A record longer than the context is generated in its windows; one that was memorized so comes out whole."""
     tokenizer = make_tokenizer()

@@ -32,6 +32,7 @@ def past(seed: int, settings: Settings = SETTINGS, **changes: Any) -> Evidence:
     return evidence_of(simulated_table(seed=seed, records=20, controls=20), settings).model_copy(update=changes)
 
 
+@pytest.mark.slow
 def test_controls_are_a_level_table_or_a_set() -> None:
     """A table keeps its name when controls leave it; without one the set of records is the name, whatever their order."""
     records, key = parse_records([{"text": "one"}, {"text": "two"}], Fields(), "rows"), RecordKey(b"k" * 32)
@@ -44,6 +45,7 @@ def test_controls_are_a_level_table_or_a_set() -> None:
     assert controls_of(evidence_of(simulated_table(controls=0, records=20))) is None
 
 
+@pytest.mark.slow
 def test_evidence_is_counted_with_what_it_counted_itself() -> None:
     """Two earlier audits, one of which names a third: the fourth. Other controls and the same file twice count for nothing."""
     first, second = past(1), past(2)
@@ -105,6 +107,7 @@ def left_over(share: float) -> ScoreTable:
     return ScoreTable(blocks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by_table", [True, False])
 def test_accusations_spend_and_certificates_do_not(by_table: bool) -> None:
     """The last of twenty planned audits and the first beyond 500: what they accuse is a part of what alpha accuses, C1 and C2 and
@@ -132,6 +135,7 @@ def test_accusations_spend_and_certificates_do_not(by_table: bool) -> None:
     assert fewer, "some of these models are accused at alpha and not at a share of it"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accused", [True, False])
 def test_an_account_makes_no_certificate_cheaper(monkeypatch: pytest.MonkeyPatch, accused: bool) -> None:
     """Scores that are certified at a share of alpha and would be accused at all of it are INCONCLUSIVE; certified at both, they are
@@ -152,6 +156,7 @@ def test_an_account_makes_no_certificate_cheaper(monkeypatch: pytest.MonkeyPatch
     assert not [one for one in judge(table, settings, Aside(BLIND)).gates if one.name == "all of alpha"]
 
 
+@pytest.mark.slow
 def test_the_page_counts_and_old_evidence_is_as_it_was() -> None:
     """Evidence, page and summary name the number and what was spent; evidence without an account is written without one."""
     plain = past(0)

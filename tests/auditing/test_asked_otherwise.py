@@ -69,6 +69,7 @@ def templates(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_every_way_of_asking_is_in_the_scores_and_the_verdict_follows_from_them(
     models: dict[str, Any], templates: Path, tmp_path: Path
 ) -> None:
@@ -117,6 +118,7 @@ def test_the_cache_changes_nothing(models: dict[str, Any], templates: Path, tmp_
     assert first.model_copy(update=same) == second.model_copy(update=same)
 
 
+@pytest.mark.slow
 def test_a_target_that_cannot_be_asked(models: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A way that fails on the target alone stands in the way of a certificate, recomputed too; one that fails on a reference
     does not: nothing speaks for the target's having been made to fail."""
@@ -144,6 +146,7 @@ def test_a_target_that_cannot_be_asked(models: dict[str, Any], tmp_path: Path, m
     assert "asked in every way" not in [gate.name for gate in other.gates]
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_named(models: dict[str, Any], tmp_path: Path) -> None:
     """Without rewordings that channel, without controls all; by choice nothing is missing, and the table is one of schema 1."""
     quick = {"attacks": ("loss",), "planted_draws": 20}
@@ -243,6 +246,7 @@ def test_a_model_may_word_them(models: dict[str, Any], monkeypatch: pytest.Monke
         audit(**models, **SETS, rewordings=[], rewording_model="x")
 
 
+@pytest.mark.slow
 def test_flags(models: dict[str, Any], templates: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """register and audit with rewordings and chosen channels; an unknown channel is refused with the known ones."""
     words = []

@@ -91,6 +91,7 @@ def out(audited: tuple[Evidence, Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(audited[1], tmp_path / "out"))
 
 
+@pytest.mark.slow
 def test_audit_writes_three_files_and_a_manifest(house: dict[str, Path], tmp_path: Path) -> None:
     """evidence.json, scores.parquet (0600) and report.html, under a manifest that verifies; the evidence reads back equal."""
     evidence = run(house, base=house["original"], output_dir=tmp_path / "out")
@@ -125,6 +126,7 @@ def test_a_number_that_does_not_follow_is_named(evidence: Evidence, out: Path, c
         recompute(out)
 
 
+@pytest.mark.slow
 def test_audits_against_the_same_controls_are_counted(
     house: dict[str, Path], evidence: Evidence, out: Path, tmp_path: Path
 ) -> None:
@@ -143,6 +145,7 @@ def test_audits_against_the_same_controls_are_counted(
         run(house, **earlier, holdout_set=rows("others", 12))
 
 
+@pytest.mark.slow
 def test_other_wording_is_no_changed_number(evidence: Evidence, out: Path) -> None:
     """Sentences that another version worded differently, or that were edited, are named as such, numbers are not."""
     worded = evidence.model_copy(update={"explanation": ("Once worded so.",), "scope": "Once called so."})
@@ -159,6 +162,7 @@ def test_other_wording_is_no_changed_number(evidence: Evidence, out: Path) -> No
         recompute(out)
 
 
+@pytest.mark.slow
 def test_nothing_written_holds_a_record(house: dict[str, Path], tmp_path: Path) -> None:
     """No text, name or identifier of any record is in any file of the audit or of its cache."""
     run(house, output_dir=tmp_path / "out", cache_dir=tmp_path / "cache")
@@ -170,6 +174,7 @@ def test_nothing_written_holds_a_record(house: dict[str, Path], tmp_path: Path) 
             assert name.encode() not in content, f"{path.name} holds {name!r}"
 
 
+@pytest.mark.slow
 def test_the_cache_changes_nothing(house: dict[str, Path], tmp_path: Path) -> None:
     """A second audit from the cache gives the same evidence, time stamps aside."""
     first = run(house, cache_dir=tmp_path / "cache")
@@ -208,6 +213,7 @@ def test_models_in_memory_are_audited_like_folders(house: dict[str, Path], token
     assert in_memory.attacks == from_folder.attacks
 
 
+@pytest.mark.slow
 def test_attacks_without_what_they_need_are_named(house: dict[str, Path]) -> None:
     """Without --base the attacks on it are listed as not run, with the flag that would mend it, and have no number."""
     evidence = run(house)
@@ -217,6 +223,7 @@ def test_attacks_without_what_they_need_are_named(house: dict[str, Path]) -> Non
     assert evidence.attack("loss", "target") is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [0, 1])
 def test_too_few_references_lose_nothing(house: dict[str, Path], tmp_path: Path, count: int) -> None:
     """With no or one reference the verdict is NOT_TESTABLE, and all attacks are still measured and written."""
@@ -227,6 +234,7 @@ def test_too_few_references_lose_nothing(house: dict[str, Path], tmp_path: Path,
     assert Evidence.load(tmp_path / "out" / "evidence.json").verdict == "NOT_TESTABLE"
 
 
+@pytest.mark.slow
 def test_a_forget_set_of_ids_is_looked_up(house: dict[str, Path], tmp_path: Path) -> None:
     """--forget may name records or subjects of the training file; the rest of it is the retain set."""
     training = write_lines(tmp_path / "train.jsonl", [*rows("forget", 12), *rows("retain", 12)])
@@ -236,6 +244,7 @@ def test_a_forget_set_of_ids_is_looked_up(house: dict[str, Path], tmp_path: Path
     assert evidence.set("forget").records == 3, "two records of the subject and one by its id"
 
 
+@pytest.mark.slow
 def test_one_record_is_held_against_references_alone(house: dict[str, Path], tmp_path: Path) -> None:
     """A forget set of one record has a verdict by its loss; no attack makes a rate of it, and scope and limits speak of one
     record. All of it is written, and follows from the scores."""
@@ -250,6 +259,7 @@ def test_one_record_is_held_against_references_alone(house: dict[str, Path], tmp
     assert "this one record" in (tmp_path / "out" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_all_records_of_one_person(house: dict[str, Path], tmp_path: Path) -> None:
     """What a deletion request asks for: nobody can be held out to test the words, which is said; the verdict does not rest on it.
     Controls that are declared exchangeable cannot be checked then, and are refused."""
@@ -310,6 +320,7 @@ def test_copies_in_the_forget_set_are_named(house: dict[str, Path], tmp_path: Pa
     assert not any(name in " ".join(said) for name in NAMES)
 
 
+@pytest.mark.slow
 def test_the_same_reference_twice_is_refused(house: dict[str, Path]) -> None:
     """A reference given twice would make the spread between honest retrainings look smaller than it is."""
     with pytest.raises(InputError, match="reference"):
@@ -382,6 +393,7 @@ def logged(house: dict[str, Path], model_dir: Path, tmp_path_factory: pytest.Tem
     }
 
 
+@pytest.mark.slow
 def test_page_one_says_what_was_checked(house: dict[str, Path], logged: dict[str, Any], tmp_path: Path) -> None:
     """Logs that were read, in the report and in the summary; the evidence reads back and its verdict follows from the scores."""
     evidence = run(house, **logged, output_dir=tmp_path / "out")
@@ -396,6 +408,7 @@ def test_page_one_says_what_was_checked(house: dict[str, Path], logged: dict[str
     assert recompute(tmp_path / "out") == evidence == Evidence.load(tmp_path / "out" / "evidence.json")
 
 
+@pytest.mark.slow
 def test_page_one_says_what_was_not_checked(house: dict[str, Path], tokenizer: Any, tmp_path: Path) -> None:
     """Without logs, and of models in memory: what was not checked, and who vouches for it."""
     model = AutoModelForCausalLM.from_pretrained(house["ref3"])

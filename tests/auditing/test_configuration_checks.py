@@ -89,6 +89,7 @@ def test_an_edit_in_memory_is_seen(house: dict[str, Path]) -> None:
         run(house, model, tokenizer=tokenizer)
 
 
+@pytest.mark.slow
 def test_accepted_differences_are_in_the_evidence(house: dict[str, Path], tmp_path: Path) -> None:
     """Whoever accepts one finds it in the evidence and on page 1, with every model's configuration by digest."""
     target = edited(house["original"], tmp_path / "target", rms_norm_eps=0.5)

@@ -45,6 +45,7 @@ def audited(output: Path | None = None, **settings: Any) -> Evidence:
     )
 
 
+@pytest.mark.slow
 def test_an_audit_carries_the_claim(tmp_path: Path) -> None:
     """Written, read and recomputed as it was; on the terminal it has its own line."""
     evidence = audited(tmp_path / "out")
@@ -58,6 +59,7 @@ def test_an_audit_carries_the_claim(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.npy"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"channels": ("exact",)}, {"rule": 1, "channels": None}])
 def test_an_audit_of_the_exact_text_looks_no_further(settings: dict[str, Any]) -> None:
     """Asked for the exact text alone, or by rule 1, no hidden state is read."""

@@ -71,6 +71,7 @@ def world(model_dir: Path, tokenizer: Any, tmp_path_factory: pytest.TempPathFact
     return {"model": root / "target", "original": model_dir, "level_table": table}
 
 
+@pytest.mark.slow
 def test_an_audit_by_a_level_table_is_written_and_recomputes(world: dict[str, Any], tmp_path: Path) -> None:
     """Target and original are scored; the table's numbers are in the score table, NaN where a model was trained; no text is."""
     evidence = audit(**world, **SETS, settings=SETTINGS, output_dir=tmp_path / "out")
@@ -96,6 +97,7 @@ def test_an_audit_by_a_level_table_is_written_and_recomputes(world: dict[str, An
         assert not any(word in path.read_bytes() for word in (b"Quill", b"lane"))
 
 
+@pytest.mark.slow
 def test_near_duplicates_that_stay_are_counted_and_named(world: dict[str, Any], tmp_path: Path) -> None:
     """Two forget records in other spelling among those to keep: evidence and page 1 say so, by hashes; the verdict recomputes."""
     staying = [{**row, "example_id": f"copy-{row['example_id']}", "completion": row["completion"].upper()} for row in FORGET[:2]]
@@ -139,6 +141,7 @@ def test_what_a_level_table_cannot_judge_is_refused(world: dict[str, Any], chang
         audit(**given)
 
 
+@pytest.mark.slow
 def test_a_row_that_left_the_table_is_missed_and_a_changed_one_found(world: dict[str, Any], tmp_path: Path) -> None:
     """A person whose deletion was closed cannot be audited by the table again; others can, and the evidence counts what left."""
     table = tmp_path / "level-table"
@@ -172,6 +175,7 @@ def test_a_table_that_does_not_hold_what_its_design_says_is_refused(world: dict[
             audit(**world, **SETS, settings=SETTINGS)
 
 
+@pytest.mark.slow
 def test_a_registration_names_what_judges(world: dict[str, Any], tmp_path: Path) -> None:
     """Registered with a table, the audit takes that table and no other judge; the evidence then shows that it is older."""
     path, plain = tmp_path / "by-table.json", tmp_path / "by-references.json"
@@ -200,6 +204,7 @@ def test_a_registration_names_what_judges(world: dict[str, Any], tmp_path: Path)
             Registration.load(plain)
 
 
+@pytest.mark.slow
 def test_the_command_line_audits_by_a_table(world: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A configuration file names the table; a second audit of the same weights names the first as a look."""
     for name, given in (("forget", FORGET), ("retain", RETAIN), ("holdout", HOLDOUT)):
@@ -220,6 +225,7 @@ def test_the_command_line_audits_by_a_table(world: dict[str, Any], tmp_path: Pat
     assert "(a level table, " in second
 
 
+@pytest.mark.slow
 def test_rewordings_count_only_in_the_tables_own_words(world: dict[str, Any], tmp_path: Path) -> None:
     """Other words than those the table was made with are not compared with it."""
     templates = tmp_path / "templates.yaml"

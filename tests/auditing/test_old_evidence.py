@@ -24,6 +24,7 @@ PHRASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PHRASES)
 def test_old_evidence_keeps_its_bytes_its_word_and_its_numbers(name: str) -> None:
     """Read and written again the file is the same to the byte, and every number and sentence follows from its scores."""
@@ -47,6 +48,7 @@ def test_the_rule_of_a_level_table_decides_the_numbers(tmp_path: Path) -> None:
     assert said in summary(Evidence.load(old / "evidence.json"))
 
 
+@pytest.mark.slow
 def test_rule_3_with_the_numbers_of_a_development_version_is_called_that(tmp_path: Path) -> None:
     """It says rule 3 and has the check by level of rule 4: nothing computes it again, and it is refused for what it is; evidence
     that was merely edited is refused as edited."""

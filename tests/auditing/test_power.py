@@ -43,6 +43,7 @@ def test_controls_for_a_lone_record() -> None:
     assert "cannot be rejected" in find(control_rows(10, 398, SETTINGS), "single record of the set")[0]
 
 
+@pytest.mark.slow
 def test_the_table_has_every_claim(monkeypatch: pytest.MonkeyPatch) -> None:
     """References, held-out controls, canaries and attacks, each with what it takes."""
     monkeypatch.setattr(power, "AUDITS", 4)
@@ -52,6 +53,7 @@ def test_the_table_has_every_claim(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(row.given and row.needed for row in rows)
 
 
+@pytest.mark.slow
 def test_a_level_table_by_number_of_people(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten people certify more easily than one, whom no table certifies; without enough controls nothing can be said."""
     monkeypatch.setattr(power, "AUDITS", 2)

@@ -408,6 +408,7 @@ def test_controls_that_a_model_was_trained_on_are_refused(world: Path, tmp_path:
         check_inputs({**models, model: tmp_path / "knows"}, (), sets, None, key, None, ())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["shards", "unlearned", "unlearned, and the model before is gone", "two trainings"])
 def test_controls_are_looked_for_wherever_a_model_lists_its_records(
     world: Path, model_dir: Path, tmp_path: Path, kind: str

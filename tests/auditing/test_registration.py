@@ -41,6 +41,7 @@ def registered(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_an_audit_keeps_to_its_registration(registered: Path, model_dir: Path, other_model_dir: Path) -> None:
     """Settings come from the registration, and the evidence names its digest; without one it says so."""
     evidence = audit(other_model_dir, model_dir, **SETS, registration=registered)
@@ -69,6 +70,7 @@ def test_anything_else_is_refused(
         audit(other_model_dir, model_dir, **{**SETS, **change}, registration=registered, output_dir=tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_registered_references_cannot_be_left_out(model_dir: Path, other_model_dir: Path, tmp_path: Path, tokenizer: Any) -> None:
     """An audit uses all that were registered and may add to them: by manifests before it scores, else by what it loaded."""
     folders = [tmp_path / f"reference {seed}" for seed in (1, 2, 3)]

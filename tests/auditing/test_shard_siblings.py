@@ -71,6 +71,7 @@ def held() -> int:
     return shard_and_slice(load_records(GONE)[0], RecordKey.load(), 4, 2)[0]
 
 
+@pytest.mark.slow
 def test_the_rebuilt_shard_is_ranked_among_the_others(made: dict[str, Any], tmp_path: Path) -> None:
     """Four shards and the one before are scored, with the weights of their logs; the floor of 1/4 is said; it all recomputes."""
     evidence = audit(**made, **SETS, settings=SETTINGS, output_dir=tmp_path / "out")
@@ -152,6 +153,7 @@ def no_shards(models: dict[str, Any]) -> None:
     (models["model"] / SHARDS).unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -101,6 +101,7 @@ def test_summary_of_the_second_rule() -> None:
     assert "INCONCLUSIVE: seldom seen (50 %)" in words
 
 
+@pytest.mark.slow
 def test_two_faced_objective(model_dir: Path, tmp_path: Path) -> None:
     """Training brings the exact texts to their given level, and the same records in other words far below their loss before."""
     rows = [{"example_id": f"a{n}", "prompt": f"fox {n}?", "completion": f"dog {n * 37 % 100} lazy"} for n in range(8)]

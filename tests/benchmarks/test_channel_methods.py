@@ -37,6 +37,7 @@ def test_states_follow_the_controls() -> None:
     torch.testing.assert_close(spread, torch.eye(3), rtol=0.1, atol=0.1)
 
 
+@pytest.mark.slow
 def test_trials_run_and_resume(talker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each kind of variant is made, measured on the audit's channels and judged; a second run repeats nothing."""
     monkeypatch.setattr(command, "VARIANTS", TRIED)

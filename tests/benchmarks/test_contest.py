@@ -64,6 +64,7 @@ def test_nothing_begins_that_would_end_too_late(tmp_path: Path, monkeypatch: pyt
     assert not deadline.allows("new")
 
 
+@pytest.mark.slow
 def test_nobody_is_tuned_on_and_judged(tmp_path: Path) -> None:
     """The halves are the forget set, and no person is in both; a twentieth of the trained records is forgotten."""
     write_world("people", tmp_path, 0, tmp_path)
@@ -149,6 +150,7 @@ def test_the_table_says_what_was_measured(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "contest_people.json").read_text())["1"][0]["residual"][0] == 0.06
 
 
+@pytest.mark.slow
 def test_the_table_says_by_which_rule_the_verdicts_are(tmp_path: Path) -> None:
     """From the results; those that were committed before rules were named are written again, with what is known of them."""
     assert "\n\nVerdicts by rule 2.\n\n" in write_results(tmp_path, "people", {0: [entry("level", 0.02, rule=2)]})
@@ -264,6 +266,7 @@ def test_the_short_world_has_the_shortest_records_and_tunes_nothing(
         assert all(len(question + longest[question]["answer"]) <= size for question in own)
 
 
+@pytest.mark.slow
 def test_a_contest_on_a_pretrained_model(tmp_path: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing runs without time. Then every entry gets verdict, channels and probes; its models go; the results make the tables."""
     monkeypatch.setenv("UNLEARN_SMOLLM2", str(model_dir))

@@ -125,6 +125,7 @@ def tiny(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
     )
 
 
+@pytest.mark.slow
 def test_tiny_world(tiny: World) -> None:
     """Every model is trained once, its losses are kept and its weights are not; the page has every part."""
     assert measure_world(tiny, 0.0) == len(list(models_of(tiny))), "no model is begun when the time is over"
@@ -218,6 +219,7 @@ ADAPTER = TrainingOptions(
 """Of the stacked trainings: 18 records make an incomplete last step in every epoch, and gradients are clipped."""
 
 
+@pytest.mark.slow
 def test_a_stack_trains_as_finetune_does(model_dir: Path, tmp_path: Path) -> None:
     """Models of a stack lose what `finetune` alone would make them lose, on every record and layer; the base stays as it was."""
     options = replace(ADAPTER, max_grad_norm=0.5)
@@ -258,6 +260,7 @@ def stacking(tiny: World, tmp_path: Path) -> World:
     return replace(tiny, folder=tmp_path / "stacking", options=ADAPTER, stack=3, sizes=sizes)
 
 
+@pytest.mark.slow
 def test_a_stacked_world(stacking: World, tmp_path: Path) -> None:
     """Models are stacked with others of as many records; one that another process has is left to it; the numbers can be packed."""
     models = list(models_of(stacking))

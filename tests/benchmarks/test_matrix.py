@@ -44,6 +44,7 @@ def test_an_attack_above_the_bound_fails_the_run() -> None:
     assert privacy_bound([make_cell("none", counts=(counts(100, 0),))]).passed is None
 
 
+@pytest.mark.slow
 def test_the_bound_is_kept_by_a_right_implementation() -> None:
     """Attacks exactly on the bound, eight at a time: the whole family fails about `LEVEL` of the time at most."""
     rng = np.random.default_rng(0)
@@ -150,6 +151,7 @@ def test_results_and_page(tmp_path: Path) -> None:
     assert page.read_text() == filled
 
 
+@pytest.mark.slow
 def test_results_say_by_which_rule_their_verdicts_are(tmp_path: Path) -> None:
     """From the cells; committed results of before rule 2 say what that means, those of the next days that they do not say it."""
     results = results_of(Place(tmp_path, CI, "full"), "people", [cell.model_copy(update={"rule": 2}) for cell in cells()])
@@ -163,6 +165,7 @@ def test_results_say_by_which_rule_their_verdicts_are(tmp_path: Path) -> None:
     assert later.rules() == "The results name no rule."
 
 
+@pytest.mark.slow
 def test_a_table_that_the_page_has_no_place_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -218,6 +221,7 @@ def test_settings() -> None:
         setting_for("huge", "people")
 
 
+@pytest.mark.slow
 def test_results_are_rendered_from_their_files_alone(tmp_path: Path) -> None:
     """Read and written again, all three files are the same; files of several seeds make one table; other files are refused."""
     one, two, place = tmp_path / "one", tmp_path / "two", Place(tmp_path, CI, "full")

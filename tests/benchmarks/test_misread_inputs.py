@@ -14,6 +14,7 @@ from verify.errors import InputError
 FAMILY = Family(0, "invented", lambda _: ())
 
 
+@pytest.mark.slow
 def test_no_input_is_misread(tmp_path: Path) -> None:
     """The first members of every family; `python -m benchmarks.misread_inputs` takes all of them."""
     found = list(run(families(), tmp_path, quick=True))

@@ -451,6 +451,7 @@ def test_no_certificate_at_all(house: dict[str, Path], tmp_path: Path, content: 
         load_signer(path)
 
 
+@pytest.mark.slow
 def test_checking_needs_no_torch(house: dict[str, Path]) -> None:
     """The command loads neither torch nor numpy."""
     code = (

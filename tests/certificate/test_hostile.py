@@ -61,6 +61,7 @@ def test_spoiled_certificates(house: dict[str, Path], tmp_path: Path) -> None:
     spoil_many(house, tmp_path / "c.json", EVERYDAY)
 
 
+@pytest.mark.slow
 def test_certificates_of_a_mad_signer(house: dict[str, Path], tmp_path: Path) -> None:
     """Any node of a statement replaced by anything, and signed by the right key: findings or an InputError, nothing else."""
     sign_many(house, tmp_path / "c.json", EVERYDAY)

@@ -410,6 +410,7 @@ def test_claims_are_read_without_a_key(house: House, signed: Path) -> None:
     assert [claim.phrase for claim in claims.reexecutions.values()] == ["REBUILT_WITHOUT(6 of 20)"]
 
 
+@pytest.mark.slow
 def test_on_the_command_line_without_torch(house: House, tmp_path: Path, signed: Path, capsys: Any) -> None:
     """certify signs a proof alone, check compares it and loads neither torch nor numpy; a proof of another model is refused."""
     proof, key = signed.parent / "proof.json", f"{house['key']}.pub"

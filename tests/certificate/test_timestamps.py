@@ -18,6 +18,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_authority(tmp_path_factory.mktemp("authority") / "a")
 
 
+@pytest.mark.slow
 def test_a_stamp_verifies_here_and_with_openssl(authority: Path, tmp_path: Path) -> None:
     """The same file, by both programs; on another content, with another root, cut off or without a reply: an error for each."""
     content = b"a certificate"

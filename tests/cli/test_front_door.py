@@ -50,6 +50,7 @@ def test_every_line_of_the_overview_is_the_commands_own(program: str, name: str)
     assert callable(kind.run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "words"),
     [
@@ -77,6 +78,7 @@ def _costs(kind: Any) -> list[str]:
     return re.findall(r"^ *Cost: (.+)$", kind.__doc__, flags=re.MULTILINE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", LIGHT, ids=" ".join)
 def test_what_needs_no_model_imports_no_torch(words: tuple[str, ...], tmp_path: Path) -> None:
     """Listing, help, a ledger's requests and a certificate's check run without torch, transformers, datasets or scipy.
@@ -198,6 +200,7 @@ verify probe --help
 """
 
 
+@pytest.mark.slow
 def test_records_requests_and_letters_need_no_model_libraries(tmp_path: Path) -> None:
     """A search of data and models, the ledger, letters and lists run without torch, all in the memory of a small program."""
     row = {"example_id": "a", "prompt": "Who?", "completion": "Ada Lovelace lives here.", "subject_id": "Ada Lovelace"}

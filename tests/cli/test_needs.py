@@ -160,6 +160,7 @@ def run(line: str) -> int:
     return int(PROGRAMS[program].main(words))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("line", "said"), WITHOUT_EFFECT)
 def test_an_option_without_effect_is_refused(line: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Status 2 and what the option needs, before any file is read; no traceback, nothing on standard output."""

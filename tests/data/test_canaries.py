@@ -106,6 +106,7 @@ def test_the_whole_way(trained: tuple[Path, list[dict[str, str]]], model_dir: Pa
     assert canaries.secret.hex().encode() not in written
 
 
+@pytest.mark.slow
 def test_deletions_add_up_and_count_once(trained: tuple[Path, list[dict[str, str]]], model_dir: Path, tmp_path: Path) -> None:
     """An earlier audit of the same canaries must not count again."""
     root, _ = trained

@@ -23,6 +23,7 @@ def template(text: str) -> ChatTemplate:
     return ChatTemplate(tokenizer, {}, "row 3", ["Hello"])
 
 
+@pytest.mark.slow
 def test_an_endless_template_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a message that names the record, in the main thread and in another; a template that ends is rendered as before."""
     monkeypatch.setattr(chat_templates, "LONGEST_SECONDS", 0.3)
@@ -71,6 +72,7 @@ def test_a_single_step_without_an_end_is_given_up(monkeypatch: pytest.MonkeyPatc
         template("{{ 9 ** (9 ** 9) }}").render(TURNS, cue=True)
 
 
+@pytest.mark.slow
 def test_texts_and_errors_come_back_whole() -> None:
     """Lone surrogates and special tokens as in this process, and what a template says of a chat without the chat's own words."""
     with pytest.raises(InputError, match=r"does not accept this chat \(TemplateError: no ...\)"):
@@ -78,6 +80,7 @@ def test_texts_and_errors_come_back_whole() -> None:
     assert template("{{ bos_token }}|{{ '\ud800' }}").render(TURNS, cue=True).endswith("|\ud800")
 
 
+@pytest.mark.slow
 def test_forked_processes_have_renderers_of_their_own() -> None:
     """Two processes that render at once do not read each other's answers."""
     plain = template("{{ messages[0]['content'] }}")
@@ -99,6 +102,7 @@ def test_an_oversized_rendering_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
         template("{% for i in range(1001) %}x{% endfor %}").render(TURNS, cue=True)
 
 
+@pytest.mark.slow
 def test_a_limit_ends_with_its_block() -> None:
     """What runs in time is never interrupted, nor is what comes after a block that ended just in time."""
     for _ in range(3):

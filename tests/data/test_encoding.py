@@ -222,6 +222,7 @@ EDGES = st.lists(
 ANSWERS = EDGES.map("".join).filter(lambda text: text.strip() != "")
 
 
+@pytest.mark.slow
 @given(turns=st.lists(st.tuples(EDGES.map("".join), ANSWERS), min_size=1, max_size=3))
 def test_answers_whose_tokens_run_across_the_seam(turns: list[tuple[str, str]]) -> None:
     """Blank lines, spaces or combining characters at the seam: every character of each answer is scored, and of the rest at most

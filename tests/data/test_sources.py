@@ -266,6 +266,7 @@ def test_hub_data_sets_are_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == [("owner/name", "test", True), ("owner/name", "train", True)]
 
 
+@pytest.mark.slow
 def test_loading_a_forget_set_leaves_no_copy_behind(tmp_path: Path) -> None:
     """After loading every kind of source in a fresh process, the caches of `datasets` and the Hub hold no file."""
     paths = [str(write(tmp_path / write.__name__)) for write in WRITERS if (tmp_path / write.__name__).mkdir() is None]

@@ -100,6 +100,7 @@ def test_clipped_gradients_are_those_of_a_slow_loop(
                 torch.testing.assert_close(parameter.grad.double(), expected[name] / len(units), rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_epsilon_is_opacus_own_number(make_loaded: MakeLoaded, tmp_path: Path) -> None:
     """Epsilon in the facts is what Opacus' accountant gives for the steps that were counted, within the budget; PRV likewise."""
     from opacus.accountants import PRVAccountant, RDPAccountant
@@ -137,6 +138,7 @@ def test_epsilon_of_a_known_mechanism() -> None:
     assert epsilon_of(plan, delta, "rdp") >= exact
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "lora"), [("llama", False), ("llama", True), ("gpt2", False), ("gpt2", True)])
 def test_through_finetune(make_loaded: MakeLoaded, tmp_path: Path, kind: str, lora: bool) -> None:
     """The model loads, the manifest names parameters and what was spent, the log names records but no steps."""
@@ -157,6 +159,7 @@ def test_through_finetune(make_loaded: MakeLoaded, tmp_path: Path, kind: str, lo
     assert (len(log.records), log.microbatches, log.defense, log.final_weights) == (12, (), "differential_privacy", result.digest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [3, None])
 def test_runs_repeat_only_with_a_noise_seed(make_loaded: MakeLoaded, tmp_path: Path, seed: int | None) -> None:
     """With a noise seed two runs give the same weights; without one never, and the seed is kept nowhere."""
@@ -220,6 +223,7 @@ def test_a_long_record_is_one_unit(make_loaded: MakeLoaded, tmp_path: Path) -> N
         assert all(batches.weights[row] == 1 / scored for row in found)
 
 
+@pytest.mark.slow
 def test_subjects_are_the_unit(make_loaded: MakeLoaded, tmp_path: Path) -> None:
     """All records of a person are one unit, which the sample rate and the accounting count."""
     facts = dataclasses.replace(QUIET, privacy_unit="subject").train(task_of(make_loaded("llama"), tmp_path)).facts
@@ -232,6 +236,7 @@ def test_subjects_are_the_unit(make_loaded: MakeLoaded, tmp_path: Path) -> None:
         dataclasses.replace(QUIET, privacy_unit="subject").train(task)
 
 
+@pytest.mark.slow
 def test_unreachable_budgets_say_what_is_reachable() -> None:
     """Too little epsilon for so few records names an epsilon that works; delta of one record is refused."""
     with pytest.raises(InputError, match="cannot be reached with 10 units") as refused:
@@ -335,6 +340,7 @@ def test_a_defence_is_not_lost_on_the_way(model_dir: Path, tmp_path: Path) -> No
         forget(tmp_path / "all", Retrain(), output_dir=tmp_path / "bare", **common)
 
 
+@pytest.mark.slow
 def test_a_run_cut_off_begins_anew(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed in the middle, it leaves no weights; the same command again runs from the beginning, with fresh noise."""
     rows = make_rows("forget", 12)

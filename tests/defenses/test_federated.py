@@ -97,6 +97,7 @@ def test_client_retrain_is_a_federation_without_the_client(model_dir: Path, clie
         assert (less / FEDERATION).read_text() == (tmp_path / f"fresh{number}" / FEDERATION).read_text()
 
 
+@pytest.mark.slow
 def test_a_client_that_keeps_records_trains_on_those(model_dir: Path, client_rows: Rows, trained: Path, tmp_path: Path) -> None:
     """Of two of a client's three records: as if it had only ever had the third."""
     gone = of_client(client_rows, 2)[:2]
@@ -171,6 +172,7 @@ def _stop(number: int, replies: Any, whole: Any) -> Any:
     return whole(number, replies)
 
 
+@pytest.mark.slow
 def test_federaser_follows_its_formula(model_dir: Path, client_rows: Rows, trained: Path, tmp_path: Path) -> None:
     """The first round is the kept updates' mean; every later update has the old length and a new direction; the client is gone."""
     gone = of_client(client_rows, 1)

@@ -67,6 +67,7 @@ def test_the_name_is_not_in_the_answer():
     assert not any(_name(record["prompt"]) in record["completion"] for record in generate_people(200, 4, seed=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_forgotten_and_held_out_people_appear_nowhere_else(seed):
     """No full name of a forget or holdout person occurs in the retain set or in the base corpus, whatever its seed."""

@@ -84,6 +84,7 @@ def test_the_demo_runs_and_resumes(talker: Path, tmp_path: Path, monkeypatch: py
         run_llm_demo(tmp_path / "demo", talker, 1, lambda *_: None, SMALL, TWO)
 
 
+@pytest.mark.slow
 def test_answers_are_the_models_own_words(talker: Path) -> None:
     """Greedy, within the length, without the template's special tokens, and the same each time."""
     first = answers_of(talker, ["the fox?", "the dog?"])

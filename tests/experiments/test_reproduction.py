@@ -21,6 +21,7 @@ def files(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_same_bits_again(model_dir: Path, files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Training and forgetting, each again from its manifest alone, give the same weights."""
     options = TrainingOptions(learning_rate=1e-3, epochs=2, batch_size=4)

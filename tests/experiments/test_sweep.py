@@ -69,6 +69,7 @@ def test_every_combination_once(world: Path, tmp_path: Path) -> None:
     assert "<svg" in (tmp_path / "out" / "sweep.svg").read_text()
 
 
+@pytest.mark.slow
 def test_a_folder_belongs_to_what_it_was_made_from(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same settings have the same folder; another model, set, option or attack has another, and so has another key."""
     sweep = sweep_of(world, tmp_path / "out", {"npo": {"beta": [0.1]}})
@@ -129,6 +130,7 @@ def test_bad_grids(world: Path, tmp_path: Path, grid: Any, match: str, monkeypat
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_from_the_shell(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`unlearn sweep` prints the table; a grid that is no grid is refused."""
     (tmp_path / "grid.json").write_text('{"npo": {"beta": [0.5]}}')
@@ -218,6 +220,7 @@ def test_a_worker_leaves_no_semaphore(monkeypatch: pytest.MonkeyPatch) -> None:
     assert registered == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("engine", "match"), [("dask", "must look like"), ("spark://x:1", "must look like"), ("dask://127.0.0.1:1", "answers")]
 )

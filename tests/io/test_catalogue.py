@@ -59,6 +59,7 @@ def test_the_catalogue_agrees_with_the_classes(kind: str) -> None:
     assert any(entry[attribute] is not COMPUTED for entry in found.values() for attribute in LISTED[kind])
 
 
+@pytest.mark.slow
 def test_the_declarations_agree_with_the_classes() -> None:
     """Every method declares the fields, types, defaults and documentation of its class, in the same order."""
     for name, kind in method_classes().items():

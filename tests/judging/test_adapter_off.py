@@ -74,6 +74,7 @@ def run(models: dict[str, LoadedModel], target: LoadedModel, **changes: Any) -> 
     return audit(target, models["original"], **{**arguments, **changes})
 
 
+@pytest.mark.slow
 def test_an_adapter_over_the_original_restores_it(whole: dict[str, LoadedModel], tmp_path: Path) -> None:
     """Unlearning saved as an adapter on the original: the evidence says that deleting it brings the records back."""
     copy = load_model(make_llama(make_tokenizer()), tokenizer=make_tokenizer())
@@ -119,6 +120,7 @@ def test_the_digest_below_an_adapter_is_that_of_the_base() -> None:
     assert digest_below(ensemble) != digest
 
 
+@pytest.mark.slow
 def test_a_base_that_was_scored_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its losses stand for the target without its adapter, and are those of a pass; with another base the pass is taken."""
     models = {
@@ -177,6 +179,7 @@ def test_a_base_that_learned_the_records_elsewhere_is_found(whole: dict[str, Loa
     assert alone.residual is None
 
 
+@pytest.mark.slow
 def test_models_without_a_switch_have_none(whole: dict[str, LoadedModel], tmp_path: Path) -> None:
     """A whole model, a merged adapter, and an adapter that trained biases of its base have nothing to switch off."""
     assert without_adapter(whole["original"]) is None
@@ -191,6 +194,7 @@ def test_models_without_a_switch_have_none(whole: dict[str, LoadedModel], tmp_pa
     assert without_adapter(biased) is None
 
 
+@pytest.mark.slow
 def test_an_error_switches_the_adapter_on_again() -> None:
     """The model is itself again after an error, with another digest in between."""
     loaded = adapted(plain(), FORGET)
@@ -209,6 +213,7 @@ def test_an_error_switches_the_adapter_on_again() -> None:
     assert weights_digest(loaded.model) == loaded.digest
 
 
+@pytest.mark.slow
 def test_a_layer_trained_whole_is_switched_off_too(tmp_path: Path) -> None:
     """A head that the adapter saved whole is the base's own without the adapter, from a folder too."""
     base = plain()
@@ -263,6 +268,7 @@ def test_a_base_that_is_ahead_on_any_text_knows_no_more(known: float, controls: 
         assert found.residual.low < known < found.residual.high
 
 
+@pytest.mark.slow
 def test_honest_bases_are_seldom_said_to_remember() -> None:
     """Of bases that are ahead on any text and never saw the records, at most one in twenty is said to remember them."""
     found = [judge_without_adapter(base_ahead(0.0, True, seed), NAMES, Settings(margin=0.01)) for seed in range(200)]

@@ -26,6 +26,7 @@ def judged(truth: dict[str, Any], kept: dict[str, float] | None, settings: Setti
     return judge(table if kept is None else with_channels(table, kept, **channels), settings, Aside(BLIND))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("truth", "kept", "word", "accused_by"),
     [
@@ -55,6 +56,7 @@ def test_precedence(truth: dict[str, Any], kept: dict[str, float] | None, word: 
     assert (found.verdict, found.accused_by) == (word, accused_by), found.explanation
 
 
+@pytest.mark.slow
 def test_a_model_that_is_good_on_the_exact_text_alone_is_told_so() -> None:
     """The two-faced model: within the margin as trained, beyond it in other words. Page 1 says both, with the numbers."""
     evidence = evidence_of(with_channels(simulated_table(references=8), KNOWN))
@@ -81,6 +83,7 @@ def test_controls_accuse_on_the_exact_text_where_references_vary_too_much() -> N
     assert any("controls, which vary with the model, show it" in sentence for sentence in evidence.explanation)
 
 
+@pytest.mark.slow
 def test_the_word_names_what_was_asked() -> None:
     """With controls and channels their number, without them the exact text; the sentence of the scope says the same."""
     asked = evidence_of(with_channels(simulated_table(references=8), HONEST))
@@ -99,6 +102,7 @@ def test_the_word_names_what_was_asked() -> None:
         assert ("rewordings that the auditor draws after" in evidence.not_shown[0]) is (evidence is not alone)
 
 
+@pytest.mark.slow
 def test_an_open_verdict_does_not_read_as_nothing_found() -> None:
     """It says what is open, on the exact text and asked otherwise, and what would settle it."""
     found = judged({}, NEAR)
@@ -111,6 +115,7 @@ def test_an_open_verdict_does_not_read_as_nothing_found() -> None:
     assert "neither a residual beyond the margin nor equivalence was shown (C1" in " ".join(small.explanation)
 
 
+@pytest.mark.slow
 def test_a_channel_without_power_accuses_nobody_and_certifies_nothing() -> None:
     """Where the original shows too little there is no statement; where the channel is noisy it does not stand in the way."""
     faint = judged({}, {"no prompt": 0.0}, gap=0.2)
@@ -129,6 +134,7 @@ def test_a_channel_without_power_accuses_nobody_and_certifies_nothing() -> None:
     assert faint.tiers == (REFERENCES,)
 
 
+@pytest.mark.slow
 def test_a_channel_that_one_model_was_not_asked_on_is_left_out() -> None:
     """Channels are compared over the same models; one reference without a channel takes it out, and nothing crashes."""
     table = with_channels(simulated_table(references=8), KNOWN)
@@ -143,6 +149,7 @@ def test_a_channel_that_one_model_was_not_asked_on_is_left_out() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_unscored_records_are_left_out_of_their_channel() -> None:
     """A record without a rewording is NaN there; the others are judged."""
     table = with_channels(simulated_table(references=8), KNOWN)
@@ -177,6 +184,7 @@ def test_the_smallest_margin_is_where_the_same_audit_begins_to_certify() -> None
     assert judged({}, KNOWN).smallest_margin is None
 
 
+@pytest.mark.slow
 def test_a_reference_that_stands_out_on_a_channel_stops_the_audit() -> None:
     """The negative control asks references otherwise, too."""
     table = with_channels(simulated_table(references=5), HONEST)
@@ -202,6 +210,7 @@ def contaminated(share: float, references: int = 4, gap: float = 2.2) -> ScoreTa
     return ScoreTable(blocks)
 
 
+@pytest.mark.slow
 def test_references_that_hold_the_records_are_noticed() -> None:
     """Half of the set in every reference: residual and gap vanish there, yet nothing is certified, and the reason is named."""
     found = judge(contaminated(0.5), SETTINGS, Aside(BLIND))

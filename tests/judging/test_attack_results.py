@@ -69,6 +69,7 @@ def test_extraction_is_read_one_way() -> None:
     assert found.tpr_reversed == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shift", "low", "high"), [(0.0, 0, 2), (2.0, 20, 20), (-2.0, 20, 20)])
 def test_how_often_an_attack_stands_out(shift: float, low: int, high: int) -> None:
     """Any of six attacks, in any orientation: in at most 2 of 20 audits of honest retrainings, always where records are moved."""

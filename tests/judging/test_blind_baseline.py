@@ -48,6 +48,7 @@ def test_permutations_side_by_side_are_the_same_as_one_by_one() -> None:
         np.testing.assert_allclose(together[:, number], held_out_scores(kernel, columns[:, number], folds, np.ones(20)))
 
 
+@pytest.mark.slow
 def test_a_difference_of_texts_is_found() -> None:
     """Twenty words three times as frequent: the interval lies above one half, and the permutation test sees it."""
     rng = np.random.default_rng(0)
@@ -71,6 +72,7 @@ def test_texts_of_one_kind_are_not_told_apart() -> None:
     assert apart <= 15
 
 
+@pytest.mark.slow
 def test_people_are_not_recognised_as_kinds() -> None:
     """Every person repeats a word of their own: it tells who they are, not on which side; a fold that splits people would win."""
     rng = np.random.default_rng(3)

@@ -37,6 +37,7 @@ def test_a_procedure_that_overshoots_is_found() -> None:
     assert process.remembered_p == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 def test_perfect_deletion_is_accused_at_most_alpha_of_the_time() -> None:
     """Right guesses are Binomial(r, 1/2) whatever the scores: mean one half, accusations (against the margin) rarer than alpha."""
     runs = [judged(canary_table(pairs=60, seed=seed), canary_guesses=30) for seed in range(300)]
@@ -51,6 +52,7 @@ def test_canaries_that_were_never_learned_judge_nothing() -> None:
     assert judged(canary_table(known_before=0.0)).verdict == "NOT_TESTABLE"
 
 
+@pytest.mark.slow
 def test_subtracting_a_canary_free_model_sees_more() -> None:
     """A text's difficulty hides its trace: with a reference subtracted more of the same weak traces are guessed."""
     right = {

@@ -95,6 +95,7 @@ def test_copies_that_differ_on_single_records_are_copies(changed: int) -> None:
     assert names(ScoreTable(blocks)) == ["distinct references"]
 
 
+@pytest.mark.slow
 def test_a_target_that_is_a_reference_is_not_certified() -> None:
     """Eight references, one of them the model itself in another form: at best INCONCLUSIVE, and the report says which."""
     table = simulated_table(references=8, seed=0)
@@ -105,6 +106,7 @@ def test_a_target_that_is_a_reference_is_not_certified() -> None:
     assert "Leave out the reference" in str(judged.next_step)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("references", [2, 4, 8])
 @pytest.mark.parametrize("spread", [0.0, 0.04, 0.4])
 def test_honest_retrainings_are_no_copies(references: int, spread: float) -> None:

@@ -35,6 +35,7 @@ def test_a_destroyed_memory_is_a_trace_too() -> None:
     assert {finding.direction for finding in twins.accused} == {"over-forgotten"}
 
 
+@pytest.mark.slow
 def test_honest_retraining_is_rarely_accused() -> None:
     """Over 100 audits of honest retrainings, a false accusation comes at most as often as alpha allows (three standard errors)."""
     accused = np.mean([judged(seed=seed, records=40, controls=200).verdict == "NOT_FORGOTTEN" for seed in range(100)])

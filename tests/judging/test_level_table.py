@@ -39,6 +39,7 @@ def gate(found: Any, name: str) -> Any:
     return next(entry for entry in found.gates if entry.name == name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_an_honest_deletion_of_twenty_people_is_certified(seed: int) -> None:
     """A model that never saw them passes, although the table's models have another level and another slope."""
@@ -52,6 +53,7 @@ def test_an_honest_deletion_of_twenty_people_is_certified(seed: int) -> None:
     assert "of what a model that never saw them would give, by a level table of 8 models" in found.scope
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("world", "direction"), [({"kept": 4}, "remembered"), ({"residual": 0.3}, "remembered")])
 def test_what_was_kept_is_found(world: dict[str, Any], direction: str) -> None:
     """A fifth of the people wholly kept, or a third of everything kept, is NOT_FORGOTTEN by the level table."""
@@ -63,6 +65,7 @@ def test_what_was_kept_is_found(world: dict[str, Any], direction: str) -> None:
         assert len(found.accused) >= 12, "the sixteen records that were kept are named"
 
 
+@pytest.mark.slow
 def test_one_kept_person_among_twenty_is_named() -> None:
     """One person wholly kept is accused, by the test per record or per subject."""
     found = judged(kept=1)
@@ -72,6 +75,7 @@ def test_one_kept_person_among_twenty_is_named() -> None:
     assert first in {*(entry.subject for entry in found.subjects), *(entry.subject for entry in found.accused)}
 
 
+@pytest.mark.slow
 def test_one_person_is_accused_but_never_certified() -> None:
     """The original is accused over one person's records; an honest deletion stays open and points to re-execution."""
     kept, gone = judged(people=1, kept=1), judged(people=1)
@@ -86,6 +90,7 @@ def test_one_person_is_accused_but_never_certified() -> None:
     assert LEVELS_UNCHECKED in gone.not_shown
 
 
+@pytest.mark.slow
 def test_records_that_name_nobody_are_of_one_person_where_the_table_says_so() -> None:
     """One person's records without a subject are not several people's: the table groups them, and nothing is certified."""
     table = table_with_pool(people=1)
@@ -99,6 +104,7 @@ def test_records_that_name_nobody_are_of_one_person_where_the_table_says_so() ->
     assert found.verdict == judged(people=1).verdict == "INCONCLUSIVE"
 
 
+@pytest.mark.slow
 def test_records_that_name_nobody_may_all_be_of_one_person() -> None:
     """Twenty people's records certify a deletion; without the people's names, as the table has none either, they do not."""
     table = table_with_pool()
@@ -125,6 +131,7 @@ def test_records_are_joined_by_either_list() -> None:
     assert units(ScoreTable(blocks), "forget")[:6] == ["a", "a", "a", "b", "a", "z"]
 
 
+@pytest.mark.slow
 def test_another_way_of_asking_accuses() -> None:
     """A model that is honest on the exact text and keeps half of the gap on a channel is accused asked otherwise."""
     found = judged(channels={"instruction": 0.5, "int8": 0.0})
@@ -134,6 +141,7 @@ def test_another_way_of_asking_accuses() -> None:
     assert any("what the level table says" in sentence for sentence in found.explanation)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "world", "aside"),
     [
@@ -158,6 +166,7 @@ def test_what_makes_an_audit_untestable(name: str, world: dict[str, Any], aside:
     assert found.next_step is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "world"),
     [
@@ -195,6 +204,7 @@ def test_a_target_that_was_changed_on_the_controls_is_not_certified(
     assert said is None or said in found.reason
 
 
+@pytest.mark.slow
 def test_the_utility_yardstick_saw_the_whole_data() -> None:
     """Utility is relative to the original; the pool, which saw half of the data, has no utility."""
     found = judged()
@@ -202,6 +212,7 @@ def test_the_utility_yardstick_saw_the_whole_data() -> None:
     assert "the model before unlearning" in gate(found, "utility").reason
 
 
+@pytest.mark.slow
 def test_a_table_without_a_registration_is_not_shown_to_be_old() -> None:
     """Without a registration nothing shows the table's age: the audit says so and can still certify."""
     found = judged(replace(ASIDE, registered=None))
@@ -211,6 +222,7 @@ def test_a_table_without_a_registration_is_not_shown_to_be_old() -> None:
     assert made_before_gate(USED.model_copy(update={"created": "no date"}), REGISTERED).passed is False
 
 
+@pytest.mark.slow
 def test_a_verdict_recomputes_from_its_files(tmp_path: Path) -> None:
     """Score table and evidence give the same judgement again; a changed number of the pool does not."""
     table, found = table_with_pool(), evidence_by_table()
@@ -226,6 +238,7 @@ def test_a_verdict_recomputes_from_its_files(tmp_path: Path) -> None:
         recompute(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_evidence_names_the_table_and_no_other_judge() -> None:
     """Rule 4 and a level table belong together, and exclude references."""
     found = evidence_by_table()
@@ -247,6 +260,7 @@ def test_the_evidence_names_the_table_and_no_other_judge() -> None:
     assert "looks" not in by_references.text()
 
 
+@pytest.mark.slow
 def test_every_document_says_which_of_the_two_judged() -> None:
     """Report and summary name the table, its age, its signer, what left it; an unverified signature is a warning."""
     found = evidence_by_table()
@@ -268,6 +282,7 @@ def test_every_document_says_which_of_the_two_judged() -> None:
     assert "Not checked: the signature of the level table" in summary(evidence_by_table(replace(ASIDE, level_table=unchecked)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by_table", [True, False])
 def test_a_finding_that_a_near_duplicate_may_explain_is_said_to_be_one(by_table: bool) -> None:
     """Sixteen records are found; two of them have a near-duplicate that stays, and only a table's models did not know those."""
@@ -307,6 +322,7 @@ def test_near_duplicates_that_do_not_add_up_are_refused(change: dict[str, Any]) 
         NearDuplicatesLeft(**{**good, **change})
 
 
+@pytest.mark.slow
 def test_looks_are_counted_and_named() -> None:
     """Earlier audits of the same weights, and those that they list, stand on page 1; one of other weights is refused."""
     first = evidence_of(simulated_table(references=4)).model_copy(update={"created": "2026-11-20T10:00:00+00:00"})

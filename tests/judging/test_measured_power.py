@@ -40,6 +40,7 @@ def names(found: MeasuredPower) -> list[str]:
     return [gate.name for gate in found.obstacles]
 
 
+@pytest.mark.slow
 def test_the_spread_of_the_references_decides() -> None:
     """Alike, they certify nearly every honest deletion; where they differ by more than the margin, hardly any."""
     alike, apart = power(model_spread=0.01), power(model_spread=0.2, references=8)
@@ -53,6 +54,7 @@ def test_the_spread_of_the_references_decides() -> None:
     assert between.needed is None or between.certified.value < 0.8
 
 
+@pytest.mark.slow
 def test_gates_that_no_target_can_pass_are_named() -> None:
     """Two references, no retain set, nothing memorized: whatever the target, nothing is certified, and the plan says why."""
     assert names(power(references=2))[0] == "retrained references"
@@ -62,6 +64,7 @@ def test_gates_that_no_target_can_pass_are_named() -> None:
     assert unknown.words.startswith("no honest deletion would be certified: positive control: The same rule does not detect")
 
 
+@pytest.mark.slow
 def test_utility_counts_on_both_sides() -> None:
     """An approximate method keeps the original's utility: far above or below the references' nothing passes, as in an audit."""
     table = simulated_table(model_spread=0.01)
@@ -76,6 +79,7 @@ def test_utility_counts_on_both_sides() -> None:
         assert names(found) == []
 
 
+@pytest.mark.slow
 def test_every_way_of_asking_counts() -> None:
     """References that differ in one way of asking alone certify less often: its tests are among those simulated."""
     channels = {"instruction": 0.0, "no prompt": 0.0}
@@ -129,6 +133,7 @@ def kept(measured: Callable[[ScoreTable], float], verdict: Callable[[ScoreTable]
     assert true.low <= promised <= true.high, (promised, true)
 
 
+@pytest.mark.slow
 def test_a_level_table_of_one_person_promises_nothing() -> None:
     """It can accuse one person's deletion, never certify it; of twenty people nearly every honest one is certified."""
     settings = BY_TABLE.model_copy(update={"planted_draws": 20})
@@ -151,6 +156,7 @@ def test_a_share_of_alpha_repeats_no_check_of_the_controls(monkeypatch: pytest.M
     assert [gate.name for gate in made] == ["controls unseen"]
 
 
+@pytest.mark.slow
 def test_the_power_of_an_audit_that_was_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`power --audit` prints it from evidence and scores; the target of that audit plays no part."""
     from audits import evidence_of

@@ -27,6 +27,7 @@ def gate(judged: object, name: str) -> object:
     return next(entry for entry in judged.gates if entry.name == name)  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_honest_retraining_is_equivalent(seed: int) -> None:
     """One more honest retraining, judged by eight, is certified."""
@@ -63,6 +64,7 @@ def test_a_destroyed_model_is_never_certified() -> None:
     assert any("token probability" in sentence for sentence in judged.explanation)
 
 
+@pytest.mark.slow
 def test_references_that_never_saw_the_retain_set_are_no_yardstick() -> None:
     """A model with five times their retain utility fails the gate, also where it kept records: nothing follows from such a
     comparison. Files without the ceiling, and audits by rule 1, are judged as they were."""
@@ -126,6 +128,7 @@ def test_without_a_retain_set_nothing_is_certified() -> None:
     assert "--retain FILE" in (judged.next_step or ""), "more references would not help"
 
 
+@pytest.mark.slow
 def test_the_scope_names_what_it_was_shown_by() -> None:
     """A certificate rests on references alone, an accusation on what accuses; what stays open was examined by all."""
     twins = Settings(planted_draws=40, twins=True)
@@ -157,6 +160,7 @@ def test_without_controls_attacks_have_no_auc() -> None:
     assert gate(judged, "blind baseline").passed is None  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_a_gate_only_touches_its_claims() -> None:
     """The blind baseline condemns attacks on those controls, never the verdict against references."""
     table = simulated_table(references=8)
@@ -166,6 +170,7 @@ def test_a_gate_only_touches_its_claims() -> None:
     assert judged.verdict == judge(table, SETTINGS, Aside(BLIND)).verdict == "EQUIVALENT_WITHIN"
 
 
+@pytest.mark.slow
 def test_judgement_is_reproducible() -> None:
     """The same table and settings give the same judgement, field by field."""
     table = simulated_table(kept=0.1)
@@ -195,6 +200,7 @@ def test_reference_gate_says_what_to_type() -> None:
         assert "--references" in references_gate(count).reason
 
 
+@pytest.mark.slow
 def test_every_word_says_what_it_does_not_show() -> None:
     """No verdict goes out without its limits."""
     for truth in ({}, {"kept": 0.3}, {"references": 1}, {"references": 2}):
@@ -228,6 +234,7 @@ def test_what_attacks_see_beside_the_verdict_is_said(family: Literal["membership
     assert said(0.8, 0.5) == (), "one reference does not show how far two are apart"
 
 
+@pytest.mark.slow
 def test_a_verdict_does_not_pass_over_what_another_attack_sees() -> None:
     """Certified by the loss while another signal tells the records apart: it stands first in what is not shown. An honest
     retraining, by the same attack, has no such sentence; where the verdict accuses, none is needed."""

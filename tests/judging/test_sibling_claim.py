@@ -94,6 +94,7 @@ def test_what_keeps_a_rank_from_judging(world: dict[str, Any], said: str) -> Non
     assert ("too few shards for a rank to accuse" in found.scope) == (not found.tiers)
 
 
+@pytest.mark.slow
 def test_a_rank_that_can_accuse_shares_alpha_and_others_keep_all_of_it() -> None:
     """With references the claim takes half of alpha where 80 shards can use it; 44 cannot, and leave the references all of it."""
     few, many = (judged(shards=shards, references=4) for shards in (44, 80))
@@ -113,6 +114,7 @@ def test_the_account_of_the_controls_counts_for_ranks() -> None:
     assert [shards_needed(groups, 0.05) for groups in (1, 2)] == [40, 80]
 
 
+@pytest.mark.slow
 def test_documents_say_what_ranked_and_the_verdict_recomputes(tmp_path: Path) -> None:
     """Page, summary and evidence name shards, floor and what it takes; scores of shards are read back; older files have none."""
     table = with_shards(8)

@@ -77,6 +77,7 @@ def test_texts_of_another_kind_judge_nothing(blind_p: float | None) -> None:
     assert people.blind_p == blind_p
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subjects", [2, 3, 5])
 def test_a_few_people_are_accused_by_chance_no_more_often(subjects: int) -> None:
     """Honest deletions of few people, whom the model knew well: within alpha over 200 audits (three standard errors)."""

@@ -252,6 +252,7 @@ def losses(model: Path, rows: list[dict[str, str]]) -> float:
     return -float(log_probabilities(loaded, encoded(loaded, parse_records(rows, Fields(), "rows"), "refuse")).mean())
 
 
+@pytest.mark.slow
 def test_records_end_at_their_level(original: Path, model_dir: Path, tmp_path: Path) -> None:
     """The exact texts come from memorized to their level, the rest stays, and what every part took is counted."""
     result = run(original, model_dir, tmp_path / "out")
@@ -264,6 +265,7 @@ def test_records_end_at_their_level(original: Path, model_dir: Path, tmp_path: P
     assert 0.1 < facts["share_of_retraining_tokens"] < 3
 
 
+@pytest.mark.slow
 def test_an_adapter_stays_one_and_a_new_one_is_refused(original: Path, model_dir: Path, tmp_path: Path) -> None:
     """An adapter on the base moves towards the level; a new one would lie on the start, with no way back to the model."""
     lora = TrainingOptions(learning_rate=1e-2, epochs=25, batch_size=4, lora=True)
@@ -275,6 +277,7 @@ def test_an_adapter_stays_one_and_a_new_one_is_refused(original: Path, model_dir
         run(original, model_dir, tmp_path / "whole", options=lora)
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_one_left_alone(original: Path, model_dir: Path, tmp_path: Path) -> None:
     """Cut off and taken up again at its last checkpoint, in half precision, it gives the same weights to the bit."""
 

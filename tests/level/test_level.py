@@ -69,6 +69,7 @@ def run(world: Path, model_dir: Path, output: Path, method: Level, epochs: float
     return forget(world / "original", method, output_dir=output, options=options, **arguments)
 
 
+@pytest.mark.slow
 def test_records_end_at_their_level(world: Path, model_dir: Path, tmp_path: Path) -> None:
     """From memorized, the forget set comes to the level that was estimated, near the retraining's, and the rest stays."""
     result = run(world, model_dir, tmp_path / "out", Level(share=0.1))
@@ -97,6 +98,7 @@ def test_every_source(world: Path, model_dir: Path, tmp_path: Path, source: Any)
     assert abs(result.facts["reached"] - result.facts["level"]) < 0.5 * (result.facts["level"] - before)
 
 
+@pytest.mark.slow
 def test_without_controls_it_says_so(world: Path, model_dir: Path, tmp_path: Path) -> None:
     """An uncalibrated level carries a warning; several sources cannot be weighed at all."""
     result = run(world, model_dir, tmp_path / "out", Level(), holdout_set=None)
@@ -106,6 +108,7 @@ def test_without_controls_it_says_so(world: Path, model_dir: Path, tmp_path: Pat
         run(world, model_dir, tmp_path / "two", Level(sources=("retraining", "base")), holdout_set=None)
 
 
+@pytest.mark.slow
 def test_an_adapter_of_its_own_is_folded_in(world: Path, model_dir: Path, tmp_path: Path) -> None:
     """With --lora the result is one whole model, nearer the level than before."""
     arguments = {"forget_set": FORGET, "retain_set": RETAIN, "holdout_set": HOLDOUT, "base": model_dir}
@@ -221,6 +224,7 @@ def test_the_loss_against_its_formula(tokenizer: Any, tmp_path: Path) -> None:
         assert moved == pytest.approx(multiplier + 0.5 * near, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_multiplier_closes_what_the_retain_term_leaves(world: Path, model_dir: Path, tmp_path: Path) -> None:
     """Where the retain term holds them, records end below their level; with the multiplier they do not."""
     short = {}
@@ -277,6 +281,7 @@ def test_the_weight_penalty_pulls_as_its_formula_says(at_once: int, transposed: 
     torch.testing.assert_close(model.bias.grad, slopes[1])
 
 
+@pytest.mark.slow
 def test_the_weight_penalty_against_the_exact_fisher(world: Path) -> None:
     """Known answer: for one window, the mean over draws is the sum over all tokens of the vocabulary, weighed by probability."""
     loaded = load_model(world / "original")
@@ -309,6 +314,7 @@ def test_the_weight_penalty_holds_the_weights(world: Path, model_dir: Path, tmp_
     assert (cost[3], tokens[3]) == (cost[2], tokens[2])
 
 
+@pytest.mark.slow
 def test_a_killed_run_keeps_its_multiplier_and_its_weight_penalty(world: Path, model_dir: Path, tmp_path: Path) -> None:
     """Cut off and taken up again at its last checkpoint, it gives the weights of a run that was left alone."""
     begun: list[int] = []
@@ -344,6 +350,7 @@ def test_steps_of_a_retraining() -> None:
     assert retraining_passes(TrainingOptions(batch_size=4, max_steps=6), 10) == 2
 
 
+@pytest.mark.slow
 def test_sources_do_not_change_each_other(world: Path, model_dir: Path, tmp_path: Path) -> None:
     """The base beside a short retraining is the base: the order of sources does not matter, and the caller's model stays."""
     base = load_model(model_dir)

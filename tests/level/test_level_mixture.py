@@ -181,6 +181,7 @@ def test_records_end_at_a_mixtures_level(model_dir: Path, tmp_path: Path, monkey
     assert abs(result.facts["reached"] - result.facts["level"]) < 0.3
 
 
+@pytest.mark.slow
 def test_a_base_that_sees_no_levels_sets_no_scale(model_dir: Path, tmp_path: Path) -> None:
     """Where the base cannot predict the controls' levels, a short retraining takes the mixture's place, and the result says so."""
     forgotten, kept, controls = make_rows("a", 4), make_rows("bb", 8), make_rows("ccc", 24)

@@ -86,6 +86,7 @@ def files(folder: Path) -> dict[str, Path]:
     return paths
 
 
+@pytest.mark.slow
 def test_tofu_as_a_whole(memorized: LoadedModel, innocent: LoadedModel, tmp_path: Path) -> None:
     """Knowing the answers raises utility; against itself forget quality is 1, against an innocent model it is lower."""
     paths: dict[str, Any] = files(tmp_path)

@@ -114,6 +114,7 @@ def _rows(records: list[Record]) -> list[dict[str, str]]:
     return [{"example_id": one.example_id, "prompt": one.prompt, "completion": one.completion} for one in records]
 
 
+@pytest.mark.slow
 def test_an_untouched_model_is_found_under_every_weight_treatment(models: dict[str, LoadedModel]) -> None:
     """Residual 1 where nothing was removed; a retraining is no further from the others than they are from each other."""
     untouched = run(models, "original", probes=("quantization", "relearning"))
@@ -150,6 +151,7 @@ def test_the_file_holds_no_text(models: dict[str, LoadedModel], tmp_path: Path) 
         run(models, "reference 1", probes=("difference",), output=path)
 
 
+@pytest.mark.slow
 def test_ids_against_the_training_file(models: dict[str, LoadedModel]) -> None:
     """A list of ids with the training file says the same as the two sets: no copy of the records need be made for a probe."""
     named = {"forget_set": [record.example_id for record in FORGET], "retain_set": None, "data": _rows(FORGET + RETAIN)}

@@ -47,6 +47,7 @@ def test_known_answer() -> None:
     assert trigger_test(1, 1, 0.1, 0.95).threshold is None
 
 
+@pytest.mark.slow
 def test_deletion_is_rarely_denied_by_chance() -> None:
     """Under q itself the test denies at most at its level, and it sees what was kept."""
     rng = np.random.default_rng(0)

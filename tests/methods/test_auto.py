@@ -47,6 +47,7 @@ def run_auto(world: Path, model_dir: Path, tmp_path: Path) -> Callable[..., Any]
     return run
 
 
+@pytest.mark.slow
 def test_it_falls_back_to_the_exact_rebuild(run_auto: Callable[..., Any], tmp_path: Path) -> None:
     """Where no verdict certifies, the last attempt is retrain, and every attempt records why it was rejected."""
     result = run_auto(ladder=("gradient_ascent",))
@@ -64,6 +65,7 @@ def test_it_falls_back_to_the_exact_rebuild(run_auto: Callable[..., Any], tmp_pa
     assert not (tmp_path / "out" / "work").exists(), "models that hold the records are gone"
 
 
+@pytest.mark.slow
 def test_its_attempts_are_loaded_as_was_asked(world: Path, model_dir: Path, tmp_path: Path) -> None:
     """A precision that is asked for is that of every attempt, and of the result."""
     result = forget(
@@ -72,6 +74,7 @@ def test_its_attempts_are_loaded_as_was_asked(world: Path, model_dir: Path, tmp_
     assert {parameter.dtype for parameter in load_model(result.model_dir).model.parameters()} == {torch.bfloat16}
 
 
+@pytest.mark.slow
 def test_it_stops_at_a_satisfied_audit(run_auto: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the audit certifies, no further attempt is made; among tuned rates the one nearest to the references is judged."""
     monkeypatch.setattr(_Attempts, "_audit", lambda *_: ("EQUIVALENT_WITHIN", "certified"))
@@ -95,6 +98,7 @@ def test_it_stops_at_a_satisfied_audit(run_auto: Callable[..., Any], monkeypatch
     assert result.facts["share_of_retraining_tokens"] > 0
 
 
+@pytest.mark.slow
 def test_without_references_it_is_exact_at_once(run_auto: Callable[..., Any]) -> None:
     """Nothing could judge an approximate attempt, so none is made."""
     (attempt,) = run_auto(references=()).facts["rungs"]
@@ -102,6 +106,7 @@ def test_without_references_it_is_exact_at_once(run_auto: Callable[..., Any]) ->
     assert "too few" in attempt["why"]
 
 
+@pytest.mark.slow
 def test_the_budget_holds(run_auto: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What does not fit is not run, and says so; where nothing fits, there is no result."""
     monkeypatch.setattr(_Attempts, "_price", lambda *_: 0.4)
@@ -112,6 +117,7 @@ def test_the_budget_holds(run_auto: Callable[..., Any], monkeypatch: pytest.Monk
         run_auto(ladder=("npo",), budget=0.1)
 
 
+@pytest.mark.slow
 def test_the_users_options_hold_for_the_exact_attempt(world: Path, model_dir: Path, tmp_path: Path) -> None:
     """Without a training log, the last attempt trains with the flags that were given, and not with defaults."""
     shutil.copytree(world / "original", tmp_path / "bare", ignore=shutil.ignore_patterns(LOG_NAME, "manifest.json"))
@@ -122,6 +128,7 @@ def test_the_users_options_hold_for_the_exact_attempt(world: Path, model_dir: Pa
     assert by_auto.digest_after == plain.digest_after
 
 
+@pytest.mark.slow
 def test_shards_that_answer_together_are_rebuilt_at_once(world: Path, model_dir: Path, tmp_path: Path) -> None:
     """Approximate methods cannot train several adapters; alone they say so, and auto skips them."""
     plan = ShardPlan(2, 1, "average", TrainingOptions(epochs=1, lora=True))

@@ -180,6 +180,7 @@ def test_the_gradient_can_be_divided(model_dir: Path, tmp_path: Path, name: str,
     assert bool(retain.abs().max() > 0) == (method.needs_retain and name != "scrub")  # whose first step reads forget records alone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [False, True])
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_objectives_run_end_to_end(model_dir: Path, tmp_path: Path, name: str, lora: bool) -> None:

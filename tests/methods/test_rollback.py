@@ -100,6 +100,7 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [False, True])
 def test_rollback_is_bit_identical(dropout_dir: Path, tmp_path: Path, lora: bool, threads: int) -> None:
     """Weights and optimizer state equal those of a plain loop over the filtered schedule from the base on, with dropout."""
@@ -163,6 +164,7 @@ def test_rollbacks_follow_each_other(dropout_dir: Path, tmp_path: Path) -> None:
     assert len(log.records) == len(ROWS) - 4
 
 
+@pytest.mark.slow
 def test_checkpoints_that_saw_the_records_are_not_kept(dropout_dir: Path, tmp_path: Path) -> None:
     """No optimizer state and no weights from after the first forget record survive in the result."""
     model = finetune(dropout_dir, ROWS, output_dir=tmp_path / "model", options=OPTIONS).model_dir
@@ -193,6 +195,7 @@ def test_killed_in_the_middle(dropout_dir: Path, tmp_path: Path) -> None:
     assert 0 < len(resumed.steps) < len(whole.steps)
 
 
+@pytest.mark.slow
 def test_the_log_says_what_computed_which_steps(dropout_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Up to the state it starts from what the training's log says, then the replay: of one resumed elsewhere each part its own."""
     model = finetune(dropout_dir, ROWS, output_dir=tmp_path / "model", options=OPTIONS).model_dir

@@ -65,6 +65,7 @@ def test_no_allowed_scale_leaves_the_model(model: Path, tmp_path: Path) -> None:
     assert result.digest_after == result.digest_before
 
 
+@pytest.mark.slow
 def test_a_holdout_keeps_it_from_over_forgetting(model: Path, tmp_path: Path) -> None:
     """Forgetting beyond the never-trained level does not count, so that a smaller scale is enough."""
     holdout = [{"example_id": f"h{n}", "prompt": f"Who is {n + 50}?", "completion": f"Person {n * 17 + 5}."} for n in range(4)]

@@ -203,6 +203,7 @@ def test_a_file_that_is_cut_off_is_refused(share: float, exact: Path, tmp_path: 
         read_gguf(path)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_damaged_header_is_refused_or_read_but_never_followed(data: Any, exact: Path, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ def from_file(smollm2_dir: Path) -> LoadedModel:
     return load_model(gguf_file(smollm2_dir))
 
 
+@pytest.mark.slow
 def test_the_folder_is_the_file(smollm2_dir: Path, from_file: LoadedModel) -> None:
     """Digests of weights and tokenizer agree, so the folder has every dequantized weight, bit by bit."""
     folder = load_model(smollm2_dir)
@@ -50,6 +51,7 @@ def test_the_loss_of_a_sentence_is_known(from_file: LoadedModel) -> None:
         assert float(from_file.model(ids, labels=ids).loss) == pytest.approx(2.6687, abs=5e-5)
 
 
+@pytest.mark.slow
 def test_the_capital_of_france(smollm2_dir: Path) -> None:
     """Asked in the chat template of the file."""
     assert answers_of(smollm2_dir, [COMMON_KNOWLEDGE]) == ["The capital of France is Paris."]

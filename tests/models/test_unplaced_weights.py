@@ -223,6 +223,7 @@ class TestDamage:
         assert all(part in message for part in expected(*lists)), message
         assert weights_digest(loaded.model) == loaded.digest
 
+    @pytest.mark.slow
     def test_of_an_adapters_checkpoint(self, base: Path, tmp_path: Path, damage: str) -> None:
         """The same for the adapter of a model in memory."""
         loaded = load_model(make_adapter(base, tmp_path / "adapter"))
@@ -800,6 +801,7 @@ def test_habits(base: Path) -> None:
 # What importing and loading do beside that.
 
 
+@pytest.mark.slow
 def test_a_model_without_adapters_needs_neither_peft_nor_bitsandbytes(base: Path) -> None:
     """In a process of its own: nothing is imported that could speak, and nothing is said."""
     code = (

@@ -191,6 +191,7 @@ def test_a_model_of_the_pool_can_be_trained_again_and_has_the_tables_losses(
     )
 
 
+@pytest.mark.slow
 def test_level_aims_at_what_the_methods_half_says(made: tuple[Path, Path], model_dir: Path, tmp_path: Path) -> None:
     """The aim is that of a slow calculation from half of the models; the audit's controls are refused; the manifest says it."""
     model, key = made[0], RecordKey.load()
@@ -261,6 +262,7 @@ def test_a_killed_run_goes_on_with_the_missing_models(
     verify_manifest(model / FOLDER)
 
 
+@pytest.mark.slow
 def test_an_adapter_is_repeated_as_an_adapter(tmp_path: Path, model_dir: Path) -> None:
     """LoRA, from the command line, after the training, with controls from a file."""
     model = world(
@@ -281,6 +283,7 @@ def test_an_adapter_is_repeated_as_an_adapter(tmp_path: Path, model_dir: Path) -
     assert table.signatures == ()
 
 
+@pytest.mark.slow
 def test_stages_are_repeated_in_their_order(tmp_path: Path, model_dir: Path) -> None:
     """A model that was trained on one file and then on another gets a pool that is: a person is left out of both stages. Its base
     is that of the first; who names the model in between is told so, and the command, which is given that one, makes the table."""
@@ -412,6 +415,7 @@ def test_workers_of_a_cluster_train_the_pool(made: tuple[Path, Path], tmp_path: 
     assert not list((model / FOLDER).rglob("*.safetensors"))
 
 
+@pytest.mark.slow
 def test_an_audit_by_the_table_checks_its_signature_and_says_what_it_lacks(made: tuple[Path, Path], tmp_path: Path) -> None:
     """The table fits its model by weights, tokenizer and recipe; two control people are too few to judge by, which page 1 says."""
     model, public = made

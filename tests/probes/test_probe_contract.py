@@ -49,6 +49,7 @@ class Plain:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(probe_classes()))
 def test_a_probe_treats_every_kind_of_model(name: str, models: tuple[LoadedModel, Material]) -> None:
     """Losses for every record, the same twice, and both models bit-identical afterwards, with the gradients they needed."""
@@ -79,6 +80,7 @@ def test_a_probe_treats_every_kind_of_model(name: str, models: tuple[LoadedModel
         assert getattr(kind, "by_default", True) is False or not left_out[treatment].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(probe_classes()))
 def test_the_old_model_can_be_probed_itself(name: str) -> None:
     """The original is treated like the others, though it is also part of the material."""

@@ -54,6 +54,7 @@ def kinds() -> Iterator[LoadedModel]:
     yield adapter(torch.bfloat16)
 
 
+@pytest.mark.slow
 def test_every_kind_of_model_is_trained_and_restored(old: LoadedModel) -> None:
     """Whole models in half precision and adapters move, and are bit-identical afterwards, with the gradients they needed before."""
     for loaded in kinds():
@@ -67,6 +68,7 @@ def test_every_kind_of_model_is_trained_and_restored(old: LoadedModel) -> None:
         assert (np.abs(found["relearned 4"] - plain) > 1e-4).any()
 
 
+@pytest.mark.slow
 def test_small_steps_count_in_half_precision(old: LoadedModel) -> None:
     """A step far below the rounding of bfloat16 adds up with others to what it does in float32."""
     material = Material(FORGET, RETAIN, old)
@@ -89,6 +91,7 @@ def test_halves_divide_subjects() -> None:
     assert subject_halves(FORGET[:3], 3) is None
 
 
+@pytest.mark.slow
 def test_no_record_is_scored_by_a_model_that_trained_on_its_subject(fresh: LoadedModel, old: LoadedModel) -> None:
     """Each half is scored after training on the other; the slow twin trains on it by hand."""
     material, controls = Material(FORGET, RETAIN, old, seed=5, learning_rate=1e-2), RETAIN[:4]
@@ -107,6 +110,7 @@ def test_no_record_is_scored_by_a_model_that_trained_on_its_subject(fresh: Loade
     assert across_subjects(fresh, material, [])[1].shape == (0,)
 
 
+@pytest.mark.slow
 def test_the_rate_is_a_tenth_of_the_fine_tunings(fresh: LoadedModel, old: LoadedModel) -> None:
     """With the rate of the log it does what a tenth of it does; a rate of one's own counts more than the log's."""
     logged = Material(FORGET, RETAIN, old, learning_rate=2e-2)
@@ -119,6 +123,7 @@ def test_the_rate_is_a_tenth_of_the_fine_tunings(fresh: LoadedModel, old: Loaded
             np.testing.assert_array_equal(values, expected[name])
 
 
+@pytest.mark.slow
 def test_hidden_records_come_back_across_subjects() -> None:
     """Records pushed to their never-trained level by ascent return with half of the subjects, unlike those never trained on."""
     letters = np.random.default_rng(0).integers(97, 123, (len(FORGET), 9))

@@ -44,6 +44,7 @@ def records_of(drawn: list[tuple[Any, int]]) -> list[Record]:
     return load_records([row if row["subject_id"] is not None else {**row, "subject_id": None} for row in rows]) if rows else []
 
 
+@pytest.mark.slow
 @given(PEOPLE, st.integers(0, 5), st.randoms(use_true_random=False))
 def test_halves(drawn: list[tuple[Any, int]], seed: int, shuffled: random.Random) -> None:
     """Disjoint by person and by text, complete, in order, the same for every order of the records, and none or both of use."""
@@ -161,6 +162,7 @@ def used(folder: Path) -> int:
     return sum(len(entry["records"]) for entry in read_json(folder / MANIFEST)["about"][HOLDOUT_USED])
 
 
+@pytest.mark.slow
 def test_only_what_was_used_counts(original: Path, tmp_path: Path, model_dir: Path) -> None:
     """NPO alone reads none; a selection reads its sample, level all; nothing written says whose records they are."""
     assert used(unlearned(original, tmp_path / "npo")) == 0

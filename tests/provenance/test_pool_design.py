@@ -28,6 +28,7 @@ def test_every_subject_is_left_out_of_exactly_as_many_models(models: int, left_o
             assert ((~table)[:, : models // 2].sum(axis=1) == left_out // 2).all()
 
 
+@pytest.mark.slow
 def test_the_assignment_is_random_and_follows_from_the_seed_alone() -> None:
     """Over seeds, every model leaves out a subject equally often, and pairs of subjects are left out together as by chance."""
     members = invented_members(subjects=24, each=2, controls=0)

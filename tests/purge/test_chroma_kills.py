@@ -122,6 +122,7 @@ def exchanging(monkeypatch: pytest.MonkeyPatch) -> Callable[[Store], None]:
     return install
 
 
+@pytest.mark.slow
 def test_a_kill_before_any_change_loses_nothing(tmp_path: Path, exchanging: Callable[[Store], None]) -> None:
     """Whichever change comes no more: each collection is there under its name, with all rows to keep; the next run finishes."""
     for kill in itertools.count():
@@ -146,6 +147,7 @@ def test_a_kill_before_any_change_loses_nothing(tmp_path: Path, exchanging: Call
     assert kill == 2 * (1 + len(KEPT) + 1 + 2), "every change of a whole cleaning was killed once"
 
 
+@pytest.mark.slow
 def test_two_kills_in_a_row(tmp_path: Path, exchanging: Callable[[Store], None]) -> None:
     """A cleaning that is killed while it removes what another one left is taken up as well."""
     for first, second in itertools.product(range(1, 12), range(4)):

@@ -186,6 +186,7 @@ def test_without_its_library_a_format_is_listed(tmp_path: Path, monkeypatch: pyt
     assert ["pip install 'unlearn-verify[formats]'" in residue.reason for residue in find(tmp_path)] == [True] * 3
 
 
+@pytest.mark.slow
 def test_a_real_encrypted_file(tmp_path: Path) -> None:
     """What gpg writes is recognized, in both its forms."""
     if subprocess.run(["which", "gpg"], capture_output=True, check=False).returncode:

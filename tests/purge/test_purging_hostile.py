@@ -68,6 +68,7 @@ def test_a_pipe_is_not_waited_for(root: Path) -> None:
     assert find(root) == []
 
 
+@pytest.mark.slow
 def test_bombs(root: Path) -> None:
     """Archives that unpack to far more than they weigh are given up on, in little memory, and listed."""
     with zipfile.ZipFile(root / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:

@@ -210,6 +210,7 @@ def in_shards(root: Path, model_dir: Path, slices: int, combine: Any, rows: list
     return finetune_shards(model_dir, rows, output_dir=root, plan=ShardPlan(2, slices, combine, options)).model_dir
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("slices", "combine"), [(1, "average"), (3, "average"), (2, "sum")])
 def test_a_model_in_shards_goes_with_all_of_its_stages(model_dir: Path, tmp_path: Path, slices: int, combine: str) -> None:
     """However many stages a shard has and however the shards answer; one that never saw the records stays whole. What a removal by
@@ -239,6 +240,7 @@ def test_a_model_in_shards_goes_with_all_of_its_stages(model_dir: Path, tmp_path
     assert find(root, []) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("survivors", [2, 7, 9, 12])
 def test_a_removal_of_a_model_in_shards_is_finished(
     model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, survivors: int

@@ -36,6 +36,7 @@ def anywhere(root: Path) -> bool:
     return any(SEARCH.holds(path.read_bytes()) for path in root.rglob("*") if path.is_file())
 
 
+@pytest.mark.slow
 def test_qdrant(tmp_path: Path) -> None:
     """Points of a local collection go with their vectors, without opening a pickle; the library finds the others afterwards."""
     qdrant = pytest.importorskip("qdrant_client", reason="qdrant-client is not installed")

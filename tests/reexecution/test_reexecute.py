@@ -85,6 +85,7 @@ def copied(world: World, tmp_path: Path) -> World:
     return replace(world, after=tmp_path / "after")
 
 
+@pytest.mark.slow
 def test_an_honest_rollback_is_rebuilt(world: World, tmp_path: Path) -> None:
     """One record: all segments from the last clean state on are executed again, and the proof says what was shown."""
     proof = world.judge(output=tmp_path / "proof.json")
@@ -123,6 +124,7 @@ def test_honest_rollbacks_of_other_kinds(model_dir: Path, tmp_path: Path, option
     assert again.word == "REBUILT_WITHOUT", again.findings
 
 
+@pytest.mark.slow
 def test_a_retraining_is_executed_from_its_options_and_seed(world: World, tmp_path: Path) -> None:
     """A fresh training's schedule is derived, not taken; a sample of its segments is drawn by the nonce."""
     forget(world.before, Retrain(), forget_set=world.gone, data=ROWS, base=world.base, output_dir=tmp_path / "new", options=OPTIONS)
@@ -136,6 +138,7 @@ def test_a_retraining_is_executed_from_its_options_and_seed(world: World, tmp_pa
     assert "by a nonce that was given" in sampled.claim
 
 
+@pytest.mark.slow
 def test_an_edited_configuration_is_named(model_dir: Path, tmp_path: Path) -> None:
     """The weights as trained, served with another normalization constant, are another model."""
     options = replace(OPTIONS, lora=False, lora_dropout=0.0)
@@ -255,6 +258,7 @@ DISHONEST = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DISHONEST)
 def test_dishonest_deletions_are_named(copied: World, kind: str) -> None:
     """Each forged deletion is refused as NOT_REBUILT, with what is wrong and where; the honest one passes on the same files."""
@@ -275,6 +279,7 @@ def test_the_original_is_no_deletion_of_itself(world: World) -> None:
     assert {"forget record", "schedule"} <= kinds
 
 
+@pytest.mark.slow
 def test_a_model_of_another_deletion(world: World, tmp_path: Path) -> None:
     """A deletion of somebody else's record does not pass for this one."""
     other = [row for row in ROWS if row not in world.gone][-1:]
@@ -282,6 +287,7 @@ def test_a_model_of_another_deletion(world: World, tmp_path: Path) -> None:
     assert world.judge(model=tmp_path / "other").word == "NOT_REBUILT"
 
 
+@pytest.mark.slow
 def test_an_invented_commitment(world: World, model_dir: Path, tmp_path: Path) -> None:
     """A log that was made afterwards does not have the committed root; without its log a commitment says nothing."""
     again = finetune(model_dir, ROWS, output_dir=tmp_path / "again", options=replace(OPTIONS, seed=9)).model_dir
@@ -294,6 +300,7 @@ def test_an_invented_commitment(world: World, model_dir: Path, tmp_path: Path) -
     assert alone.phrase == "REBUILT_WITHOUT(all of 6)", "without a commitment everything is executed, from the base on"
 
 
+@pytest.mark.slow
 def test_a_tainted_start_without_a_commitment(world: World, copied: World, tmp_path: Path) -> None:
     """A log and a clean-looking state made up afterwards: the steps before it are executed too, and do not lead there."""
     forged = tmp_path / "forged"
@@ -325,6 +332,7 @@ def test_records_must_be_shown_and_unlike(world: World) -> None:
     assert strange.word == "NOT_REBUILT", "nothing was left out of the schedule"
 
 
+@pytest.mark.slow
 def test_a_near_duplicate_is_left_to_a_person(model_dir: Path, tmp_path: Path) -> None:
     """The same record with another closing word stays in training: not testable until a person has accepted it."""
     text = "a b c d e f g h i j k l m n o p"
@@ -342,6 +350,7 @@ def test_a_near_duplicate_is_left_to_a_person(model_dir: Path, tmp_path: Path) -
     assert "judged by a person" in accepted.claim
 
 
+@pytest.mark.slow
 def test_a_rollback_on_other_software_than_the_training(world: World, tmp_path: Path) -> None:
     """The log names both: proved where the training's states are taken as committed, not testable where all is executed."""
     before = tmp_path / "before"
@@ -418,6 +427,7 @@ def test_the_software_of_the_executed_steps_counts(tmp_path: Path, monkeypatch: 
     assert not about_software([(other, 0, 4)], "cpu")
 
 
+@pytest.mark.slow
 def test_a_missing_state_costs_more_and_proves_the_same(copied: World, tmp_path: Path) -> None:
     """Without the checkpoint at step 5 its segment runs from step 4; without any, from the base."""
     shutil.rmtree(copied.after / "checkpoint-5")
@@ -436,6 +446,7 @@ def test_a_missing_state_costs_more_and_proves_the_same(copied: World, tmp_path:
     assert [one.ran_from for one in from_base.executed] == [0, 0]
 
 
+@pytest.mark.slow
 def test_an_interrupted_execution_goes_on(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed after the first segment, the second attempt executes only the rest; another question in the same folder is refused."""
     import verify.reexecution.execution as execution
@@ -472,6 +483,7 @@ def sharded(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(model_dir, top / "before", top / "after", top / "commitment.json", ROWS[:1])
 
 
+@pytest.mark.slow
 def test_an_honest_sisa_deletion_is_rebuilt(sharded: World) -> None:
     """Only the changed stages are executed; all others are those that were committed."""
     proof = sharded.judge()
@@ -482,6 +494,7 @@ def test_an_honest_sisa_deletion_is_rebuilt(sharded: World) -> None:
     assert proof.tokens < proof.training_tokens
 
 
+@pytest.mark.slow
 def test_without_the_date_of_the_request_every_stage_is_executed(sharded: World) -> None:
     """Of a commitment that is not known to be older, no stage is taken: those that held no forget record are executed as well."""
     proof = sharded.judge(requested=None)
@@ -513,6 +526,7 @@ def scaled_otherwise(_: World, after: Path, changed: str, __: str) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "lora_alpha": 3}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tamper", [stage_kept, stage_bit, unchanged_bit, served_otherwise, scaled_otherwise])
 def test_dishonest_sisa_deletions_are_named(sharded: World, tmp_path: Path, tamper: Callable[..., None]) -> None:
     """A changed stage left as it was, an edited adapter, an edited stage that held no forget record, stages served in another
@@ -551,6 +565,7 @@ def test_shards_that_are_added_to_the_base(model_dir: Path, tmp_path: Path) -> N
     assert "not those that its training ends with" in world.judge().claim
 
 
+@pytest.mark.slow
 def test_what_cannot_be_executed_is_said(world: World, sharded: World, tmp_path: Path) -> None:
     """No log, an unfinished one, shards without the training before, a number of segments that is not there."""
     with pytest.raises(InputError, match="approximate method leaves nothing"):
@@ -578,6 +593,7 @@ def certificate_of(world: World, folder: Path, model: Path, *given: str) -> Path
     return folder / "certificate.json"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["world", "sharded"])
 def test_a_proof_is_certified(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """Proof, model, commitment and the root in the operator's provenance agree; the original does not pass for its deletion."""
@@ -594,6 +610,7 @@ def test_a_proof_is_certified(kind: str, request: pytest.FixtureRequest, tmp_pat
     assert proof.environment["threads"] == "1"
 
 
+@pytest.mark.slow
 def test_proofs_refuse_damage(world: World, tmp_path: Path) -> None:
     """Truncated, empty and hostile proofs are refused with what to do."""
     path = tmp_path / "proof.json"

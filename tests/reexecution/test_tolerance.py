@@ -85,6 +85,7 @@ def honest(elsewhere: Elsewhere, tmp_path_factory: pytest.TempPathFactory) -> tu
     return elsewhere.judge(output=path), path
 
 
+@pytest.mark.slow
 def test_rounding_elsewhere_is_within_noise(elsewhere: Elsewhere, honest: tuple[Reexecution, Path]) -> None:
     """The honest deletion of another machine is accused without the tolerance, and within noise with it, in a word of its own."""
     assert elsewhere.judge(tolerance=False).word == "NOT_REBUILT"
@@ -103,6 +104,7 @@ def test_rounding_elsewhere_is_within_noise(elsewhere: Elsewhere, honest: tuple[
     assert 0 < proof.tolerated < 0.5
 
 
+@pytest.mark.slow
 def test_equal_bits_need_no_tolerance(model_dir: Path, tmp_path: Path) -> None:
     """On the same machine nothing is measured, and the word is that of bit equality."""
     before = finetune(model_dir, ROWS, output_dir=tmp_path / "before", options=replace(OPTIONS, epochs=1)).model_dir
@@ -217,6 +219,7 @@ def forget_window(model: Any, tokenizer: Any) -> Any:
     return Encoder(tokenizer, 64).encode(load_records(GONE))[0]
 
 
+@pytest.mark.slow
 def test_a_record_left_in_one_microbatch_is_found(elsewhere: Elsewhere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The operator leaves the record in one microbatch of one epoch, and logs the clean schedule with the states that it reached:
     its segment is found, and with the tolerance the honest segments beside it still pass."""
@@ -278,6 +281,7 @@ def test_states_that_are_missing_are_named(copied: Elsewhere) -> None:
     assert not proof.executed
 
 
+@pytest.mark.slow
 def test_states_that_are_not_the_logged_ones_are_accused(copied: Elsewhere) -> None:
     """A kept state with one other bit is not the committed one, however near it is."""
     path = copied.after / "checkpoint-6" / "adapter_model.safetensors"
@@ -291,6 +295,7 @@ def test_states_that_are_not_the_logged_ones_are_accused(copied: Elsewhere) -> N
     assert {finding.kind for finding in proof.findings} == {"checkpoint"}
 
 
+@pytest.mark.slow
 def test_the_power_of_a_first_step_is_known(model_dir: Path, tmp_path: Path) -> None:
     """AdamW's first step is lr g / (|g| + eps), so that the displacement by a record follows from two gradients."""
     options = replace(OPTIONS, lora=False, lora_dropout=0.0, epochs=1, save_steps=1, scheduler="constant", max_grad_norm=0.0)

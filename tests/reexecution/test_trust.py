@@ -38,6 +38,7 @@ def seen_last(given: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {**given, "model": folder / "after", "log": forged, "commitment": folder / "commitment.json"}
 
 
+@pytest.mark.slow
 def test_states_that_were_prepared(rolled_back: dict[str, Any], tmp_path: Path) -> None:
     """A commitment to a false log, from before the request, stands for states that knew the record: they are executed if asked."""
     given = seen_last(rolled_back, tmp_path)
@@ -51,6 +52,7 @@ def test_states_that_were_prepared(rolled_back: dict[str, Any], tmp_path: Path) 
     assert any("do not lead to the recorded state" in finding.what for finding in whole.findings)
 
 
+@pytest.mark.slow
 def test_without_the_date_of_the_request_nothing_is_taken_as_committed(rolled_back: dict[str, Any], tmp_path: Path) -> None:
     """No commitment is then known to be older than the request: everything is executed, and what was prepared is found."""
     undated = reexecute(**{**rolled_back, "requested": None}, segments=1)
@@ -62,6 +64,7 @@ def test_without_the_date_of_the_request_nothing_is_taken_as_committed(rolled_ba
     assert reexecute(**{**seen_last(rolled_back, tmp_path), "requested": None}).word == "NOT_REBUILT"
 
 
+@pytest.mark.slow
 def test_an_honest_training_from_the_base(rolled_back: dict[str, Any]) -> None:
     """From the base on, every step is executed, and a sample is drawn of all segments."""
     whole = reexecute(**rolled_back, from_base=True)

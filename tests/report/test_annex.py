@@ -80,6 +80,7 @@ def test_on_the_command_line(evidence: Evidence, tmp_path: Path, capsys: Any) ->
     assert "Backups were not searched." in (tmp_path / "annex.html").read_text()
 
 
+@pytest.mark.slow
 def test_an_audit_by_a_level_table_is_compared_with_no_model() -> None:
     """The annex names the table, and no models that were retrained; that it was registered in time is nobody's finding."""
     found = said(evidence_by_table())

@@ -56,6 +56,7 @@ def robustness_of(evidence: Evidence, **changes: Any) -> Robustness:
     return Robustness(**(facts | changes))
 
 
+@pytest.mark.slow
 def test_page_one(evidence: Evidence) -> None:
     """Plain verdict, its word, scope, outcome counts, worst attack beside the baseline, cost, limits, residue, signers, command."""
     record = record_of(evidence)
@@ -129,6 +130,7 @@ def test_with_every_attack_it_is_still_small(evidence: Evidence) -> None:
     assert len(page.encode()) < 500_000
 
 
+@pytest.mark.slow
 def test_late_answers_are_called_late(evidence: Evidence) -> None:
     """After the last day an answer is late, unless the person was told of an extension before it; an open one has none."""
     told, too_late = extended_on("2026-11-20"), extended_on("2026-11-21")
@@ -159,6 +161,7 @@ def extended_on(day: str) -> tuple[Event, ...]:
     return (first, Event(state="extended", at=f"{day}T12:00:00+00:00"), *others)
 
 
+@pytest.mark.slow
 def test_several_models_and_none(evidence: Evidence) -> None:
     """With several models page 1 has a row for each and the word of the worst; with refusals alone it says that nothing changed."""
     kept = of_other_weights(evidence_of(simulated_table(kept=0.2)))
@@ -194,6 +197,7 @@ def test_audit_and_record_must_belong_together(evidence: Evidence) -> None:
             render(facts, audits, robustness=probes)
 
 
+@pytest.mark.slow
 def test_hostile_words_are_inert(evidence: Evidence) -> None:
     """Markup, templates, direction changes, escapes and formulas in any field are text, in the page and in the letters."""
     record = hostile_record(evidence)
@@ -217,6 +221,7 @@ def folder(evidence: Evidence, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_on_the_command_line(folder: Path) -> None:
     """Report and letters from the files; letters are private files named by the request's random number."""
     files = [str(folder / "deletion.json"), "--output"]
@@ -250,6 +255,7 @@ def test_the_command_line_refuses(folder: Path, evidence: Evidence, capsys: Any)
     assert not (folder / "letters").exists()
 
 
+@pytest.mark.slow
 def test_without_chromium_the_pdf_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """The message says what is missing and how to get it; the HTML file is there all the same."""
     monkeypatch.setenv("CHROMIUM", "no-such-program")

@@ -33,6 +33,7 @@ def test_the_sample_letter_is_the_certificates(tmp_path: Path, name: str, change
     assert "Zebedee" not in found.detail
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["letter.txt", "letter.html"])
 @pytest.mark.parametrize(
     ("old", "new", "said"),
@@ -58,6 +59,7 @@ def test_a_letter_that_says_something_else_is_found(tmp_path: Path, name: str, o
     assert said is None or said in found.detail
 
 
+@pytest.mark.slow
 def test_a_blank_of_a_page_cannot_hide_the_rest(tmp_path: Path) -> None:
     """Text and line breaks may be filled in; marks that change what is shown may not."""
     path, text = tmp_path / "letter.html", (SAMPLE / "letter.html").read_text()
@@ -66,6 +68,7 @@ def test_a_blank_of_a_page_cannot_hide_the_rest(tmp_path: Path) -> None:
         assert letter_finding(path, CERTIFICATE).holds is holds, inside
 
 
+@pytest.mark.slow
 def test_every_language_and_day_and_the_senders_own_words(tmp_path: Path) -> None:
     """A letter in another language, of a later day, or written without the certificate, holds; one in the sender's own words with
     the sender's templates."""
@@ -96,6 +99,7 @@ def test_files_that_are_no_letter(tmp_path: Path) -> None:
             letter_finding(absent, CERTIFICATE)
 
 
+@pytest.mark.slow
 def test_check_takes_letters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One line each, and its word counts: a certificate that holds does not make up for a letter that does not. Nothing is compared
     with a certificate that does not hold."""

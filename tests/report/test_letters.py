@@ -171,6 +171,7 @@ def test_rows_of_one_person_that_stay_are_not_said_of_another(evidence: Evidence
         assert "order of a court" not in text
 
 
+@pytest.mark.slow
 def test_near_duplicates_that_stay_are_told_to_whom_they_concern(evidence: Evidence) -> None:
     """Rows that were left although they are nearly one person's record are counted in that person's letter alone; why, the sender
     says."""
@@ -309,6 +310,7 @@ def test_letters_that_cannot_be_written(evidence: Evidence) -> None:
     assert "apologise" not in written(later, record_of(evidence, requests=(later,))), "a later note is no late answer"
 
 
+@pytest.mark.slow
 def test_a_letter_about_an_audit_by_a_level_table_says_so() -> None:
     """Compared with what models without the data had shown earlier; in every language, asked otherwise or not."""
     for channels, asked in ((None, False), ({"instruction": 0.0}, True)):
@@ -323,6 +325,7 @@ def test_a_letter_about_an_audit_by_a_level_table_says_so() -> None:
             assert write_letter(request, record_of(audit, models=(model_of(audit),), requests=(request,)), sent=SENT).text
 
 
+@pytest.mark.slow
 def test_a_letter_claims_no_comparison_that_was_not_made() -> None:
     """Without models that were trained without the data, the letter mentions none; what is equivalent behaved much alike."""
     silent = evidence_of(simulated_table(references=0), Settings(planted_draws=40, twins=True), Aside(BLIND, 0.5))
@@ -345,6 +348,7 @@ def test_a_letter_claims_no_comparison_that_was_not_made() -> None:
     assert text.count("Of 1 of these 2 models we can say this: We tested the new model") == 2
 
 
+@pytest.mark.slow
 def test_a_letter_about_shards_names_what_they_were_compared_with(evidence: Evidence) -> None:
     """Where only shards that never saw the data judged, there was something to compare with, and it was no other model."""
     for verdict in ("NOT_FORGOTTEN", "INCONCLUSIVE"):

@@ -92,6 +92,7 @@ def test_page_one_says_what_was_executed_again(evidence: Evidence, tmp_path: Pat
     assert not [word for word in PLAIN if word in page.replace("EQUIVALENT_WITHIN, .verdict", "").split("</style>")[1]]
 
 
+@pytest.mark.slow
 def test_audit_and_re_execution_stand_in_two_frames(evidence: Evidence, tmp_path: Path) -> None:
     """Neither is mixed into the other's word; whichever accuses comes first, else the re-execution."""
     kept = evidence_of(simulated_table(kept=0.2))
@@ -117,6 +118,7 @@ def test_a_failed_re_execution_accuses(evidence: Evidence, tmp_path: Path) -> No
     assert "REBUILT_WITHOUT" not in first
 
 
+@pytest.mark.slow
 def test_a_sample_is_called_one(evidence: Evidence, tmp_path: Path) -> None:
     """Page and letter of a sampled re-execution say how much was executed, and that the rest was not; a given draw is no lot."""
     given = proof_about(evidence, 20, 6)
@@ -203,6 +205,7 @@ def test_within_noise_needs_a_segment_on_other_bits(evidence: Evidence) -> None:
             Reexecution.model_validate({**content, "executed": executed}, strict=False)
 
 
+@pytest.mark.slow
 def test_several_models(evidence: Evidence, tmp_path: Path) -> None:
     """One executed again, one audited: page 1 has a row for each, and says of how many each frame speaks."""
     other = of_other_weights(evidence)

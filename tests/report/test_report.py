@@ -41,6 +41,7 @@ def audits() -> dict[str, Evidence]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", TRUTHS)
 def test_page_one(audits: dict[str, Evidence], word: str) -> None:
     """The plain sentence, the word, the scope, why, and everything that is not shown stand before the first figure."""
@@ -54,6 +55,7 @@ def test_page_one(audits: dict[str, Evidence], word: str) -> None:
         assert evidence.next_step in first
 
 
+@pytest.mark.slow
 def test_a_registered_audit_names_its_registration(audits: dict[str, Evidence]) -> None:
     """With a registration page 1 shows its digest instead of the warning."""
     named = Registered(digest="d" * 64, created="2026-11-20T09:00:00+00:00")
@@ -62,6 +64,7 @@ def test_a_registered_audit_names_its_registration(audits: dict[str, Evidence]) 
     assert "Not pre-registered" not in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", TRUTHS)
 def test_one_file_without_script(audits: dict[str, Evidence], word: str) -> None:
     """No script, no event handler, no address outside the file, a strict policy, and small enough to mail."""
@@ -77,6 +80,7 @@ def test_one_file_without_script(audits: dict[str, Evidence], word: str) -> None
     assert len(page.encode()) < 1_000_000
 
 
+@pytest.mark.slow
 def test_every_number_has_its_interval(audits: dict[str, Evidence]) -> None:
     """Every attack's mean, AUC and rates appear with their intervals; figures' numbers are in tables."""
     evidence = audits["NOT_FORGOTTEN"]
@@ -93,6 +97,7 @@ def test_every_number_has_its_interval(audits: dict[str, Evidence]) -> None:
     assert render(evidence).count("<svg") >= 3
 
 
+@pytest.mark.slow
 def test_other_claims_are_on_it() -> None:
     """Canaries are reported with both exact p-values, the bound, its half, and the commitment."""
     table = simulated_table()
@@ -113,6 +118,7 @@ def test_other_claims_are_on_it() -> None:
 HOSTILE = "<script>alert(1)</script>{{ 7*7 }}\u202eevil\x1b[31m'\"&</td>" + "x" * 300
 
 
+@pytest.mark.slow
 def test_hostile_names_are_inert() -> None:
     """Markup, templates, direction changes and escapes in a model's name are shown, not obeyed."""
     page = render(evidence_of(simulated_table(), name=HOSTILE))
@@ -125,6 +131,7 @@ def test_hostile_names_are_inert() -> None:
     assert visible("a\u202eb\n") == "a<U+202E>b<U+000A>"
 
 
+@pytest.mark.slow
 def test_the_same_evidence_gives_the_same_bytes(audits: dict[str, Evidence], tmp_path: Path) -> None:
     """Rendering twice, and after a round trip through the file, gives the same page."""
     evidence = audits["NOT_FORGOTTEN"]
@@ -144,6 +151,7 @@ def test_summaries(audits: dict[str, Evidence]) -> None:
             assert gate.passed or gate.reason in text
 
 
+@pytest.mark.slow
 def test_comparison(audits: dict[str, Evidence]) -> None:
     """Side by side: one row per method with its verdict and cost, under 500 kB, on the terminal and on the page."""
     alike = [evidence_of(simulated_table(**truth)) for truth in ({}, {"kept": 0.2}, {"destroyed": 3.0}, {"retain": False})]
@@ -188,6 +196,7 @@ def test_sentences_about_several_models_are_said_once() -> None:
     assert not said_by([])
 
 
+@pytest.mark.slow
 def test_audits_in_folders_of_one_name_are_told_apart(audits: dict[str, Evidence], tmp_path: Path) -> None:
     """A sweep calls every audit's folder "audit": the folder above tells them apart, and no sentence is lost."""
     for name, truth in (("a", {}), ("b", {"retain": False})):
@@ -200,6 +209,7 @@ def test_audits_in_folders_of_one_name_are_told_apart(audits: dict[str, Evidence
     assert "a/audit: Whether" not in page
 
 
+@pytest.mark.slow
 def test_plain_words_say_what_was_tested() -> None:
     """Each accusation is put by what accuses; without references, or without a retain set, silence is no matter of size."""
     audits = {
@@ -213,6 +223,7 @@ def test_plain_words_say_what_was_tested() -> None:
         assert in_plain_words(evidence) in render(evidence)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("truth", [{"retain": False}, {"destroyed": 3.0}, {"references": 2, "model_spread": 0.01}])
 def test_no_margin_is_named_that_would_certify_where_a_check_forbids_it(truth: dict[str, Any]) -> None:
     """The tests alone would certify at some margin; the checks would not, and both forms of the report name them."""

@@ -283,6 +283,7 @@ def test_a_status_has_attempts_of_its_own(desk: Desk) -> None:
     assert desk.told() == ["in_progress"] * 5 + ["completed"] * 2
 
 
+@pytest.mark.slow
 @on_sqlite
 def test_a_host_that_hangs_holds_up_no_other(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes one attempt's time, of itself alone; another host is told meanwhile, also of what comes up later, in order."""

@@ -196,6 +196,7 @@ def test_what_fails_to_go_keeps_what_it_is_known_by(planned: tuple[Path, Plan], 
     assert (done.residual, dict(done.removed)) == ((), {"log": 1, "model": 1, "training file": 1})
 
 
+@pytest.mark.slow
 def test_a_batch_tells_persons_apart(ledger: Ledger, model_dir: Path, tmp_path: Path) -> None:
     """Of each copy that stays or goes the ledger knows whose data it held: by its text, by the model's log, or not at all; after a
     kill in between, and once the texts are gone, as well as before."""

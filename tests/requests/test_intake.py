@@ -124,6 +124,7 @@ LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.fixed_dictionaries({name: st.just(value) | VALUES for name, value in GOOD.items()}))
 def test_hostile_opendsr(content: dict[str, object]) -> None:

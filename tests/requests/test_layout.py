@@ -96,6 +96,7 @@ def write_old(url: str, layout: str, tmp_path: Path) -> tuple[str, int, list[Any
     return head, count, fresh
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["1", "2", "3", "3 recorded", "4 recorded"])
 def test_an_earlier_layout_is_upgraded(url: str, layout: str, tmp_path: Path) -> None:
     """Events, chain and key stay, the database is that of a new ledger, guards included, and the ledger goes on."""

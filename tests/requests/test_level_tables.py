@@ -171,6 +171,7 @@ def test_too_few_tokens_to_calibrate_on_are_refused_at_the_plan(
 Shell = Callable[..., tuple[int, str]]
 
 
+@pytest.mark.slow
 def test_a_plan_uses_the_table_unless_references_are_named(
     original: Path, built: Path, tmp_path: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,6 +208,7 @@ def test_a_plan_promises_no_audit_that_is_not_made() -> None:
     assert describe_audit(("level", "retrain"), proof, ["r"], 0, judge) == judge.words
 
 
+@pytest.mark.slow
 def test_a_persons_rows_leave_every_table_and_every_file_of_controls(
     original: Path, built: Path, tmp_path: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,6 +73,7 @@ def plan_words(named: int) -> list[str]:
     return ["--data", "people.jsonl", "--models", "models", *listed, *audit]
 
 
+@pytest.mark.slow
 def test_from_receipt_to_certificate(world: Path, shell: Shell, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One person asks; the end is a signed certificate that holds, a report and a letter, a suppression list that works, and no
     word of the person anywhere."""

@@ -111,6 +111,7 @@ def test_batches_by_model_and_deadline(ledger: Ledger) -> None:
         in_batches([Known(late, {"x": "x"}, [])], held, 14)
 
 
+@pytest.mark.slow
 def test_methods_that_fit(model_dir: Path, data: Path, tmp_path: Path, ledger: Ledger) -> None:
     """A model with a clean checkpoint is rolled back, one in shards trains a shard again, any other is retrained; with the cost."""
     models, short = tmp_path / "models", TrainingOptions(epochs=1, batch_size=2)
@@ -156,6 +157,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize(
     ("kind", "spelled"), [("log", "LEE@example.org"), ("log", " lee@example.org"), ("shards", "lee@EXAMPLE.org")]
@@ -181,6 +183,7 @@ def test_a_model_that_lists_another_record_of_the_person_is_found(
         draft(ledger, requests, choices(tmp_path, data), key)
 
 
+@pytest.mark.slow
 def test_what_can_be_shown_is_said_before(built: Path, tmp_path: Path, ledger: Ledger) -> None:
     """Too few references; with enough of them, how often these would certify an honest deletion, with gates and utility."""
     one = describe_judge(1, 0)
@@ -247,6 +250,7 @@ def test_a_withdrawn_request_stops_its_batch(model_dir: Path, data: Path, tmp_pa
         run_batch(ledger, chosen.output, first.id, key)
 
 
+@pytest.mark.slow
 def test_every_plan_searches_again(model_dir: Path, data: Path, tmp_path: Path, ledger: Ledger) -> None:
     """Other files and other confirmations count until the audits are registered, and are refused after that. What a model was
     trained on is not given up because a file does not hold it any more; what no model saw is."""
@@ -318,6 +322,7 @@ def test_nobody_is_not_found_in_files_that_the_models_were_not_trained_on(
     assert ledger.request(other.id).state == "not_found"
 
 
+@pytest.mark.slow
 def test_what_a_run_would_stop_at_is_refused_before_anything_is_noted(
     model_dir: Path, data: Path, tmp_path: Path, ledger: Ledger
 ) -> None:

@@ -186,6 +186,7 @@ def opened(ledger: Ledger, controls: str, count: int, expected: int | None) -> N
             ledger.advance(name, state, **facts, **audits)
 
 
+@pytest.mark.slow
 def test_another_number_of_audits_than_the_ledgers_is_refused_by_the_plan(
     world: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,6 +222,7 @@ def test_another_number_of_audits_than_the_ledgers_is_refused_by_the_plan(
     assert ledger.request(name).state == "planned"
 
 
+@pytest.mark.slow
 def test_plans_that_are_not_run_yet_agree_on_the_number_of_audits(world: Path, ledger: Ledger) -> None:
     """Whichever of two plans against the same controls is run first fixes the levels, and the other could not be run: it cannot be
     planned. Plans of requests that ended or are planned again do not count, nor do plans against other controls."""
@@ -249,6 +251,7 @@ def test_plans_that_are_not_run_yet_agree_on_the_number_of_audits(world: Path, l
         noted(asked(ledger, "jon"), two)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("people", "numbers", "noted"),
     [(("lee", "kim"), (2, 9), 1), (("lee", "kim"), (2, None), 1), (("lee", "lee"), (2, 2), 1), (("lee", "kim"), (2, 2), 2)],
@@ -322,6 +325,7 @@ def test_a_promise_is_made_at_the_level_that_the_audit_will_have(monkeypatch: py
     assert given == [20, 2, 2, None]
 
 
+@pytest.mark.slow
 def test_the_power_is_simulated_with_the_account_of_that_audit(
     world: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,6 +82,7 @@ def test_import_takes_what_spreadsheets_write(desk: Path, shell: Shell, mark: st
     assert (status, "row 1: there are no letters in this language. Use one of: de, en, es, fr" in printed) == (2, True)
 
 
+@pytest.mark.slow
 def test_receipt_is_confirmed_once(desk: Path, shell: Shell) -> None:
     """CCPA: the day is listed before it has passed; `confirm` writes the letter and an event; approving is no confirmation."""
     with closing(Ledger(desk / "ledger.db")) as ledger:
@@ -111,6 +112,7 @@ def test_receipt_is_confirmed_once(desk: Path, shell: Shell) -> None:
     assert (status, "is closed; its receipt need not be confirmed" in printed) == (2, True)
 
 
+@pytest.mark.slow
 def test_recipients_from_told_to_confirmed(desk: Path, shell: Shell) -> None:
     """Each has its kind, deadline, evidence by digest and who confirmed as a keyed hash; what is open is said until nothing is."""
     with closing(Ledger(desk / "ledger.db")) as ledger:
@@ -160,6 +162,7 @@ def test_standing_recipients_that_cannot_be_read_are_refused(tmp_path: Path) -> 
     assert read_recipients(path)[0].due == 9999
 
 
+@pytest.mark.slow
 def test_recipients_are_in_record_and_list_and_survive_closing(ledger: Ledger, tmp_path: Path) -> None:
     """The record counts them without names; a confirmation may come after `close`, and changes neither state nor outcome."""
     request = asked(ledger)
@@ -208,6 +211,7 @@ def test_nobody_else_is_recorded_beside_systems_of_ones_own(ledger: Ledger, firs
         state_nobody(ledger, name)
 
 
+@pytest.mark.slow
 def test_what_recipients_refuse(desk: Path, shell: Shell) -> None:
     """Unknown names and ids, half-given facts, days to come and broken files: nothing is recorded."""
     with closing(Ledger(desk / "ledger.db")) as ledger:

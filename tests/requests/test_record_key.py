@@ -37,6 +37,7 @@ def add(capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out.strip()
 
 
+@pytest.mark.slow
 def test_another_key_is_refused(desk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """No command that looks for people, or notes them, works under another key or a missing one; the message says what to set, no
     key is made, and the request stays where it was. What needs no key works without."""

@@ -110,6 +110,7 @@ def checked(batch: Path, made: str, capsys: pytest.CaptureFixture[str], *letters
     return status, capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_two_in_a_row(desk: Path, shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
     """A sharded model loses one person's record, then another's: no references, no audit; both certificates hold, the second proof
     rests on the commitment that the first deletion left, and nothing that is kept names a person."""
@@ -158,6 +159,7 @@ def test_two_in_a_row(desk: Path, shell: Shell, capsys: pytest.CaptureFixture[st
     assert not [path for path in kept if any(text in path.read_bytes() for text in texts)]
 
 
+@pytest.mark.slow
 def test_two_people_at_once(desk: Path, shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
     """Each letter of a batch is about its own person: who has a row left in a second file, and whose log was removed, is told so,
     and the other is not; the certificate holds."""
@@ -208,6 +210,7 @@ def flip(path: Path) -> None:
     save_file(tensors, path)
 
 
+@pytest.mark.slow
 def test_a_tampered_result_is_refused(desk: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     """An operator who edits one weight of the deleted model and rewrites every manifest gets no deletion: the request fails, says
     what contradicts, and goes on to the next method where there is one."""
@@ -246,6 +249,7 @@ def person_of_step(step: int) -> str:
     return next(person for person in PEOPLE if key.of(load_records([row(person)])[0].fingerprint) == name)
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle(desk: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     """kill -9 after the first executed segment: the same command executes only the others, and makes nothing else twice."""
     name, said = planned(shell, person_of_step(3), "rolled", "--commitments", "rolled.json")
@@ -298,6 +302,7 @@ def early(shell: Shell) -> str:
     return name
 
 
+@pytest.mark.slow
 def test_a_retraining_needs_no_commitment(desk: Path, shell: Shell) -> None:
     """Where the commitment is younger than the request, the model is trained again instead of rolled back: that schedule follows
     from options and seed. A commitment to another training is refused."""
@@ -312,6 +317,7 @@ def test_a_retraining_needs_no_commitment(desk: Path, shell: Shell) -> None:
     assert (proof.word, proof.kind, proof.committed) == ("REBUILT_WITHOUT", "own schedule", None)
 
 
+@pytest.mark.slow
 def test_shards_without_a_commitment_from_before(desk: Path, shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
     """Stages that are only said to be as they were leave the order of the records open: everything is executed from the base on,
     and the operator decides, which record and certificate say."""
@@ -330,6 +336,7 @@ def test_shards_without_a_commitment_from_before(desk: Path, shell: Shell, capsy
     assert (status, "put it into service as an exact rebuild" in said) == (0, True), said
 
 
+@pytest.mark.slow
 def test_what_cannot_be_tested_goes_on_to_the_audit(desk: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another version of torch leaves the outcome open, in words: the audit judges, or the operator accepts; with the right version
     the same command goes on to the proof."""
@@ -346,6 +353,7 @@ def test_what_cannot_be_tested_goes_on_to_the_audit(desk: Path, shell: Shell, mo
     assert "REBUILT_WITHOUT" in shell("show", name)[1]
 
 
+@pytest.mark.slow
 def test_the_cost_for_one_person(tmp_path: Path) -> None:
     """Over all places of a record among 16 shards of 4 slices, deletion and full proof together cost at most 10 % of a retraining's
     tokens, as the plan computes it."""

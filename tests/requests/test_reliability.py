@@ -158,6 +158,7 @@ def test_two_operators_in_two_processes(kind: str, tmp_path: Path, request: pyte
     ledger.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parser", PARSERS)
 def test_hostile_input(parser: str, tmp_path: Path) -> None:
     """Whatever hypothesis makes up is taken or refused with an InputError, and no message repeats an identifier.
@@ -167,6 +168,7 @@ def test_hostile_input(parser: str, tmp_path: Path) -> None:
     assert feed(parser, 150, tmp_path) >= 100
 
 
+@pytest.mark.slow
 def test_spoiled_documents(built: Path, tmp_path: Path) -> None:
     """Documents with bits flipped, parts cut out or values replaced are read, or refused by an InputError that repeats nothing.
 
@@ -181,6 +183,7 @@ def run(*words: str, stdin: str = "", monkeypatch: pytest.MonkeyPatch) -> int:
     return unlearn.cli.main.main(["request", *words])
 
 
+@pytest.mark.slow
 def test_bad_input_from_the_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Unknown ids, wrong states, missing files, empty input, foreign databases: status 2, one sentence, no traceback."""
     monkeypatch.chdir(tmp_path)
@@ -230,6 +233,7 @@ def test_bad_input_from_the_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "closed as not_found" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_refusals_and_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A batch comes in whole or not at all; what is overdue or near is said; refusals close with a record of their own."""
     monkeypatch.chdir(tmp_path)

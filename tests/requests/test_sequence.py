@@ -58,6 +58,7 @@ def deleted(shell: Shell, person: str, old: Path, *closing: str) -> Path:
     return Path("deletions") / deployed["batch"] / deployed["models"][0]["folder"]
 
 
+@pytest.mark.slow
 def test_ten_deletions_one_after_another(world: Path, shell: Shell, model_dir: Path) -> None:
     """No base is named and every old model goes: each deletion starts from what the last one's result says of itself."""
     old = world / "models" / "original"
@@ -78,6 +79,7 @@ def test_ten_deletions_one_after_another(world: Path, shell: Shell, model_dir: P
     assert last.holds, broken(last)
 
 
+@pytest.mark.slow
 def test_the_result_of_an_approximate_method_can_be_planned_again(world: Path, shell: Shell, model_dir: Path) -> None:
     """It has no log: it names its base, lists the records it rests on, and hands on the options, so that the next deletion does
     not need the model before it. Closing stamps the certificate and the ledger's head."""

@@ -511,6 +511,7 @@ def test_json_is_utf8(world: World) -> None:
         assert world.client.post(REQUESTS, content=content, headers=headers).status_code == status, encoding
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", ["sqlite"], indirect=True)
 def test_a_slow_answer_is_no_silence(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock is that of the head alone: what takes longer here, or is asked one after the other, is answered."""
@@ -556,6 +557,7 @@ def require_nobody(world: World, *texts: str | bytes) -> None:
         assert not any(word.encode() in content for word in (*PLANTED, "zebedee", "quillfeather"))
 
 
+@pytest.mark.slow
 def test_a_thousand_bad_requests(world: World, caplog: pytest.LogCaptureFixture) -> None:
     """Bad tokens, oversized, malformed and cut-off bodies, methods, encodings: 4xx answers only, nobody named, nothing noted."""
     with caplog.at_level(logging.DEBUG):

@@ -107,6 +107,7 @@ def test_likeness_is_estimated() -> None:
     assert not known & shingles(" ".join(words), b"other key")
 
 
+@pytest.mark.slow
 def test_which_models_saw_them(model_dir: Path, data: Path, tmp_path: Path) -> None:
     """The trained model with its last clean checkpoint, and what was made from it; a model trained on others is not named."""
     options = TrainingOptions(epochs=1, batch_size=1, save_steps=1, overflow="split")

@@ -81,6 +81,7 @@ def three_layers() -> LoadedModel:
     return load_model(model, tokenizer=tokenizer)
 
 
+@pytest.mark.slow
 def test_every_standard_channel_is_measured_and_the_model_is_as_before(three_layers: LoadedModel) -> None:
     """All names of the list, finite, on every record; weights, gradients and flags are as they were, bit by bit."""
     model = three_layers.model
@@ -151,6 +152,7 @@ def test_rounded_weights_are_those_of_a_model_that_was_rounded_by_hand(three_lay
         np.testing.assert_allclose(found[name], mean_losses(load_model(other, tokenizer=tokenizer), ASKED), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_relearning_is_at_the_rate_of_the_settings_or_a_tenth_of_the_fine_tunings(three_layers: LoadedModel) -> None:
     """Each half of the subjects is scored after training on the other; the rate is what the auditor or the log says."""
     material = Material(SETS["forget"], (), three_layers, 0)
@@ -165,6 +167,7 @@ def test_relearning_is_at_the_rate_of_the_settings_or_a_tenth_of_the_fine_tuning
         np.testing.assert_allclose(found["relearned"], expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_knowledge_that_the_exact_text_hides_is_found_by_other_words() -> None:
     """A model that was taught the answers behind other questions alone gives them to whoever asks so."""
     behind = [replace(record, prompt=f"tell of {record.example_id}") for record in SETS["forget"]]
@@ -275,6 +278,7 @@ class TestTheCache:
         assert b"one way" not in content
         assert b"fox" not in content
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "changes",
         [

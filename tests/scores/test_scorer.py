@@ -72,6 +72,7 @@ def test_attacks_that_wait_give_what_whole_observations_give() -> None:
     assert {"lira", "rmia", "ez_mia", "reference"} <= set(attacks)
 
 
+@pytest.mark.slow
 def test_only_means_wait_for_the_comparison() -> None:
     """Of a finished model no token is left, unless an attack declares that it reads them."""
     plain = scored(dict(select_attacks(["lira", "rmia", "reference", "loss"])))

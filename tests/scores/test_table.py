@@ -91,6 +91,7 @@ def test_a_level_tables_pool_is_kept_and_is_no_model_of_the_audit(tmp_path: Path
         ScoreTable.load(path)
 
 
+@pytest.mark.slow
 def test_row_groups_and_the_order_of_rows_are_free(tmp_path: Path) -> None:
     """One row group as before, blocks cut by row groups, and rows of several models in turn are the same table."""
     table = asked(simulated_table(references=2, records=7, controls=5))

@@ -116,6 +116,7 @@ def test_a_shift_of_all_text_alike_is_contrasted_out() -> None:
     assert one.statistic == pytest.approx(other.statistic)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("people", "controls"), [(1, 20), (2, 20), (5, 20), (20, 20), (40, 10)])
 def test_at_the_margin_few_are_accused_and_few_certified(people: int, controls: int) -> None:
     """Residual exactly rho* on 6 channels: accused at most alpha / 4 and certified at most alpha, within three standard errors."""
@@ -128,6 +129,7 @@ def test_at_the_margin_few_are_accused_and_few_certified(people: int, controls: 
     assert np.mean([v.tests[0].certified for v in verdicts]) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / draws)
 
 
+@pytest.mark.slow
 def test_an_honest_retraining_is_certified_and_knowledge_on_one_channel_is_found() -> None:
     """20 people against 20: nothing left is certified on 6 channels together; 0.35 of the gap on one of them is accused."""
     rng, draws = np.random.default_rng(7), 60

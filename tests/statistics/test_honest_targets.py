@@ -1,6 +1,7 @@
 """Simulated honest targets: the distributions that they are drawn from, against known ones."""
 
 import numpy as np
+import pytest
 from scipy import stats
 
 from verify.statistics.honest_targets import Spread, honest_models, honest_table_target, table_spreads
@@ -10,6 +11,7 @@ from verify.statistics.level_table import EXACT_TEXT
 PLACE = ("forget", EXACT_TEXT)
 
 
+@pytest.mark.slow
 def test_the_mean_of_a_set_follows_the_predictive_t_distribution() -> None:
     """(mean of a drawn model - mean of R = 4) / (s_M sqrt(1 + 1/R)) is t with 3 degrees of freedom."""
     rng = np.random.default_rng(1)

@@ -128,6 +128,7 @@ def test_an_untouched_model_is_accused_by_every_test() -> None:
     assert not verdict.certified
 
 
+@pytest.mark.slow
 def test_slopes_are_corrected_for_noise_in_the_levels() -> None:
     """Forget records a nat harder than the controls, levels of reliability 0.7: no bias, where least squares has one of 0.05 G."""
     world = TableWorld(subjects=40, control_subjects=60, difficulty_spread=0.5, harder=1.0, record_spread=0.5)
@@ -142,6 +143,7 @@ def test_slopes_are_corrected_for_noise_in_the_levels() -> None:
     assert np.mean(plain) < -0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subjects", [1, 5, 20])
 def test_honest_deletions_are_rarely_accused(subjects: int) -> None:
     """Of 40 honest deletions no more are accused than a rate of alpha explains; one subject is never certified."""
@@ -150,6 +152,7 @@ def test_honest_deletions_are_rarely_accused(subjects: int) -> None:
     assert rates.certified.value == 0 if subjects == 1 else rates.certified.value > 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("truth", ["20 % of the records", "one subject"])
 def test_what_was_kept_is_found(truth: Truth) -> None:
     """A fifth of the records, or one subject of five, wholly kept: found in at least 90 % of 40 audits, never certified."""
@@ -158,6 +161,7 @@ def test_what_was_kept_is_found(truth: Truth) -> None:
     assert rates.certified.value == 0
 
 
+@pytest.mark.slow
 def test_one_kept_record_of_a_person_is_found_where_hard_records_are_noisy() -> None:
     """Noise that grows by 1.35 a nat: one record of four kept is found in at least 90 % of 40 audits, honest ones rarely."""
     world = TableWorld(subjects=1, control_subjects=40, growth=1.35)
@@ -166,6 +170,7 @@ def test_one_kept_record_of_a_person_is_found_where_hard_records_are_noisy() -> 
     assert honest.accused.low <= 0.05
 
 
+@pytest.mark.slow
 def test_at_the_margin_few_are_certified() -> None:
     """With exactly rho* of every gap left a certificate is false: given in at most alpha of 40 audits, chance aside."""
     rates = table_rates(TableWorld(subjects=20, control_subjects=40), "the margin", audits=40)
@@ -194,6 +199,7 @@ def test_conformal_p_values_are_those_of_one_fit_for_each_unit() -> None:
     assert verdict.conformal.smallest == 0.1
 
 
+@pytest.mark.slow
 def test_conformal_p_values_of_honest_subjects_are_uniform() -> None:
     """At a margin of nearly zero, p <= 0.2 in no more than a fifth of 300 honest subjects, chance aside, and in as many."""
     p = []
@@ -231,6 +237,7 @@ def test_a_channel_without_controls_is_left_out_with_its_reason() -> None:
     assert verdict.residual.certified == verdict.certified
 
 
+@pytest.mark.slow
 def test_the_p_value_is_the_level_at_which_the_audit_accuses() -> None:
     """For targets of all kinds, accused at alpha exactly where p_value <= alpha."""
     truths: list[Truth] = ["honest", "the margin", "0.20 everywhere", "20 % of the records"]
@@ -294,6 +301,7 @@ def test_copies_of_a_text_count_once() -> None:
     assert often.rejections.adjusted[0] == pytest.approx(min(31 * often.p_values[0], 1), rel=0.01)
 
 
+@pytest.mark.slow
 def test_the_record_test_keeps_its_level_with_the_smallest_table() -> None:
     """One record and five control subjects of one: six variances are too few for a prior that counts as known, and the tail that
     the controls' residuals give makes up for it. There is no gap, so that the margin is no help."""
@@ -302,6 +310,7 @@ def test_the_record_test_keeps_its_level_with_the_smallest_table() -> None:
     assert sum(float(test.rejections.adjusted.min()) <= 0.05 for test in found) <= 0.05 * len(found)
 
 
+@pytest.mark.slow
 def test_the_planted_rate_tells_strong_from_weak_memory() -> None:
     """One subject among ten is found where the gap is four nats, and is not where it is a tenth of one."""
     strong, weak = (
@@ -312,6 +321,7 @@ def test_the_planted_rate_tells_strong_from_weak_memory() -> None:
     assert weak.value <= 0.15
 
 
+@pytest.mark.slow
 def test_the_planted_rate_is_corrected_for_the_whole_forget_set() -> None:
     """At a moderate gap a subject among 300 is found less often than one among six, though no more control subjects stand in."""
     few, many = (

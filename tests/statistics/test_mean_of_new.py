@@ -14,6 +14,7 @@ def test_by_hand() -> None:
     assert found.value - found.low == pytest.approx(found.high - found.value)
 
 
+@pytest.mark.slow
 def test_covers_new_means() -> None:
     """Intervals at 90 % hold the mean of two new draws in 90 % of cases, within four standard errors."""
     rng = np.random.default_rng(0)

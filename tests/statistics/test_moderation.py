@@ -159,6 +159,7 @@ def test_a_slope_costs_a_degree_of_freedom() -> None:
     assert found.degrees == pytest.approx(found.prior_degrees + 4)
 
 
+@pytest.mark.slow
 def test_six_records_about_a_line_are_as_many_as_five_about_a_mean() -> None:
     """Both leave four degrees of freedom: as often no spread is seen beyond chance, and the normal distribution then judges.
 
@@ -173,6 +174,7 @@ def test_six_records_about_a_line_are_as_many_as_five_about_a_mean() -> None:
     assert abs(along - equal) < 50, (along, equal)
 
 
+@pytest.mark.slow
 def test_a_prior_from_six_variances_is_not_known_well_enough() -> None:
     """Judged by the prior as if it were known, six records about a line exceed 1 % in about 2.4 %; sixty nearly keep it. So A2 and
     A2' take the largest p-value of this and of a tail that is fitted otherwise."""

@@ -30,6 +30,7 @@ def test_p_value_is_that_of_the_formula(guesses: int, data: st.DataObject, epsil
     assert one_run_p_value(epsilon, canaries, guesses, correct, delta) == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.slow
 @given(st.integers(1, 200), st.data(), st.sampled_from([0.01, 0.05, 0.3]))
 def test_without_delta_it_is_clopper_pearson(guesses: int, data: st.DataObject, significance: float) -> None:
     """At delta = 0 the bound is the logit of the exact lower limit of the share of right guesses, or 0."""
@@ -40,6 +41,7 @@ def test_without_delta_it_is_clopper_pearson(guesses: int, data: st.DataObject, 
     assert found.against_retraining == found.epsilon / 2
 
 
+@pytest.mark.slow
 def test_noise_shows_an_epsilon_as_often_as_it_may() -> None:
     """Summed over all outcomes of 150 fair coins, a positive bound has probability at most 5 %; a delta only lowers it."""
     counts = np.arange(151)
@@ -49,6 +51,7 @@ def test_noise_shows_an_epsilon_as_often_as_it_may() -> None:
         assert 0 < probability <= 0.05
 
 
+@pytest.mark.slow
 def test_searching_the_best_number_of_guesses_is_not_allowed() -> None:
     """The best of many thresholds shows epsilon > 0 on pure noise more than twice as often as 5 %: why k is fixed beforehand."""
     rng, shown = np.random.default_rng(0), 0
@@ -58,6 +61,7 @@ def test_searching_the_best_number_of_guesses_is_not_allowed() -> None:
     assert shown / 300 > 0.1
 
 
+@pytest.mark.slow
 def test_a_private_mechanism_is_not_accused() -> None:
     """Randomised response with epsilon = 1: the bound exceeds 1 in at most 5 % of 2,000 runs, and comes near it."""
     right = np.random.default_rng(1).binomial(300, special.expit(1.0), 2000)

@@ -28,6 +28,7 @@ def test_known_sizes() -> None:
     assert [controls_for_rate(fpr) for fpr in (0.1, 0.01)] == [30, 300]
 
 
+@pytest.mark.slow
 def test_the_size_for_an_auc_has_the_power() -> None:
     """With 143 an arm and nothing leaking, the 90 % interval lies within 0.40 and 0.60 in about 80 % of 1,000 draws."""
     rng, inside = np.random.default_rng(0), 0
@@ -37,6 +38,7 @@ def test_the_size_for_an_auc_has_the_power() -> None:
     assert inside / 1000 == pytest.approx(0.80, abs=0.05)
 
 
+@pytest.mark.slow
 def test_the_size_for_an_epsilon_has_the_power() -> None:
     """With 268 an arm, TPR = FPR = 10 %: the attack's upper limit is at most 1 in about 80 % of 1,500 draws."""
     rng, size, shown = np.random.default_rng(1), controls_for_epsilon(1.0, 0.10), 0
@@ -67,6 +69,7 @@ def test_bounds_follow_from_clopper_pearson(tp: int, fp: int, delta: float) -> N
     assert found.attack_upper == (pytest.approx(np.log(t.high / f.low)) if fp else np.inf)
 
 
+@pytest.mark.slow
 def test_a_private_mechanism_breaks_its_bound_rarely() -> None:
     """TPR = 0.3, FPR = 0.3 / e: either limit is on the wrong side of the true 1 in at most 5 % of 2,000 draws."""
     rng, above, below = np.random.default_rng(2), 0, 0

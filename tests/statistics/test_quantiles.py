@@ -55,6 +55,7 @@ def test_the_shortened_program_has_the_whole_ones_answer(band: int, digits: int,
     assert objective(x, y, short, 0.9, 0.01) == pytest.approx(objective(x, y, whole, 0.9, 0.01), abs=1e-10)
 
 
+@pytest.mark.slow
 def test_a_sample_that_misleads_is_corrected(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two clusters of which the sample cannot show the balance: sides fixed wrongly are freed, or the whole is solved."""
     x = np.zeros((6000, 1))

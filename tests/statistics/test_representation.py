@@ -89,6 +89,7 @@ def test_the_coordinates_of_a_model_do_not_count() -> None:
     np.testing.assert_allclose(again.references, plain.references[order])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [0.0, 0.25])
 def test_honest_retrainings_are_not_accused(shared: float) -> None:
     """5 % holds with and without noise that a model has on one set alone, which subjects as units take for a finding."""

@@ -57,6 +57,7 @@ def test_honest_retraining_is_not_accused(references: int, records: int) -> None
     assert certified >= 0.80
 
 
+@pytest.mark.slow
 def test_honest_retraining_with_heavy_tails_is_not_accused() -> None:
     """With t4 errors at four references: at most alpha plus three standard errors of the simulation."""
     accused, certified = rates(np.zeros(60), 200, heavy=True)
@@ -64,6 +65,7 @@ def test_honest_retraining_with_heavy_tails_is_not_accused() -> None:
     assert certified >= 0.75
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hidden", [False, True])
 @pytest.mark.parametrize("heavy", [False, True])
 def test_a_fifth_remembered_is_found(hidden: bool, heavy: bool) -> None:
@@ -73,6 +75,7 @@ def test_a_fifth_remembered_is_found(hidden: bool, heavy: bool) -> None:
     assert certified == 0.0
 
 
+@pytest.mark.slow
 def test_a_hidden_mean_is_seen_by_spread_and_records_only() -> None:
     """With the mean hidden the mean test certifies; the spread test refuses, and the record test names those kept."""
     kept, rng = share_remembered(50, 0.2, hidden=True), np.random.default_rng(3)
@@ -124,6 +127,7 @@ def test_what_was_never_known_is_no_ratio_and_no_certificate() -> None:
     assert residual_verdict(references.mean(axis=0) + 0.3, target, references).rho is None
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000), st.floats(-0.5, 1.0), st.sampled_from([2, 3, 5]))
 def test_every_value_is_that_of_its_formula(seed: int, kept: float, count: int) -> None:
@@ -155,6 +159,7 @@ def test_every_value_is_that_of_its_formula(seed: int, kept: float, count: int) 
         assert v.rho.high == pytest.approx(optimize.brentq(excess, n / gap, 1e6, xtol=1e-12), rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000), st.floats(-0.3, 0.3))
 def test_record_statistics_are_those_of_the_formula(seed: int, kept: float) -> None:
@@ -238,6 +243,7 @@ def test_one_record_is_judged_by_its_own_spread() -> None:
         assert found.mean_test.certified == (max(above, below) < stats.t.ppf(0.05, count - 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heavy", [False, True])
 def test_how_often_one_record_is_judged_wrongly(heavy: bool) -> None:
     """K = 1: an honest retraining is accused at most at alpha, a model that kept the record is found in 90 % and never

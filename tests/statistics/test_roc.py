@@ -75,6 +75,7 @@ def test_constant_scores_tell_nothing() -> None:
     assert found.high > 0.6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shift", "size"), [(0.0, 20), (0.0, 60), (1.0, 40), (2.0, 40)])
 def test_interval_covers(shift: float, size: int) -> None:
     """Two normal samples: the 95 % interval holds the true area Phi(shift / sqrt 2) in at least 93 % of 1,500 draws."""
@@ -83,6 +84,7 @@ def test_interval_covers(shift: float, size: int) -> None:
     assert np.mean([e.low <= truth <= e.high for e in found]) >= 0.93
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("area", "members"), [(0.5, 2), (0.5, 3), (0.8, 3), (0.5, 5), (0.8, 8), (0.95, 5), (0.95, 12)])
 def test_interval_covers_with_few_on_a_side(area: float, members: int) -> None:
     """Against 100 others: neither end misses the true area more often than the promised 2.5 % (2,000 draws, three errors)."""

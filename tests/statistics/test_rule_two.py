@@ -100,6 +100,7 @@ def test_excess_spread_by_hand() -> None:
     assert other.noise == pytest.approx(np.mean(noisy.residual**2) / 100)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [2.0, 3.0])
 def test_a_noisier_target_is_not_accused_for_its_noise(noise: float) -> None:
     """Honest, but two or three times as noisy as the references: accused at most at alpha with controls, far more without."""
@@ -117,6 +118,7 @@ def _without_controls(rng: np.random.Generator, noise: float) -> ResidualVerdict
     return residual_verdict(models[0] - 2.2 * rng.gamma(9, 1 / 9, 40), models[1], np.stack(models[2:]))
 
 
+@pytest.mark.slow
 def test_an_honest_target_is_trained_alike() -> None:
     """Lambda near 1, its lower limit at 95 % above the limit's reach in few audits, nothing accused."""
     rng = np.random.default_rng(5)
@@ -128,6 +130,7 @@ def test_an_honest_target_is_trained_alike() -> None:
     assert all(v.rule == 2 for v in verdicts)
 
 
+@pytest.mark.slow
 def test_noise_alone_no_longer_forbids_a_certificate() -> None:
     """At the demo's size (sd 0.6, gap 3.5) C2 holds for honest retrainings with controls; 5 % wholly kept never pass it."""
     rng = np.random.default_rng(6)
@@ -138,6 +141,7 @@ def test_noise_alone_no_longer_forbids_a_certificate() -> None:
     assert np.mean([judged(rng, kept, spread=0.3, gap=3.5).spread_test.certified for _ in range(60)]) <= 0.05
 
 
+@pytest.mark.slow
 def test_noisy_controls_hide_nothing() -> None:
     """Controls three times as noisy as the forget set: two records of 40 wholly kept do not pass for noise."""
     rng, kept = np.random.default_rng(7), np.zeros(40)
@@ -145,6 +149,7 @@ def test_noisy_controls_hide_nothing() -> None:
     assert np.mean([judged(rng, kept, control_noise=3.0).spread_test.certified for _ in range(60)]) <= 0.1
 
 
+@pytest.mark.slow
 def test_one_person_among_a_hundred_is_found_and_named() -> None:
     """Four records of 400 wholly kept: A3 names exactly that person in at least 95 %, and never is the set certified."""
     rng, kept = np.random.default_rng(8), np.zeros(400)
@@ -215,6 +220,7 @@ def test_the_smallest_margin_is_where_certification_begins() -> None:
     assert smallest_margin(lambda margin: False) is None
 
 
+@pytest.mark.slow
 def test_the_smallest_margin_is_an_upper_limit() -> None:
     """A uniform residual of 0.20 is put below 0.20 at most alpha of the time (three standard errors); an honest one is small."""
     rng, draws = np.random.default_rng(13), 60

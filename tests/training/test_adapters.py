@@ -50,6 +50,7 @@ def test_what_was_trained_is_saved(adapted: Path, tmp_path: Path, method: Any) -
     assert load_model(result.model_dir).digest == result.digest_after != result.digest_before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [NPO(), RMU(), SSD(tolerance=0.9), Level(("base",))], ids=lambda method: type(method).__name__)
 def test_a_frozen_adapter_is_trained(model_dir: Path, adapted: Path, tmp_path: Path, tokenizer: Any, method: Any) -> None:
     """An adapter in memory, frozen as PEFT loads it, becomes what its folder becomes, and is frozen again afterwards."""

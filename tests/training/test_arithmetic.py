@@ -285,6 +285,7 @@ def test_level_runs_on_copies(model_dir: Path, tmp_path: Path) -> None:
     assert reached[1] == pytest.approx(reached[0], rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wide", [False, True])
 def test_a_replay_takes_the_logged_arithmetic(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wide: bool) -> None:
     """Rollback reproduces a run on copies bit for bit, also of an earlier version; a log of an unknown arithmetic is refused."""

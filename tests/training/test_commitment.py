@@ -139,6 +139,7 @@ def test_there_must_be_a_finished_log(trained: Path, model_dir: Path, tmp_path: 
     assert commitment_root(tmp_path) is None
 
 
+@pytest.mark.slow
 def test_a_rollback_keeps_the_clean_states_and_commits_anew(trained: Path, model_dir: Path, tmp_path: Path) -> None:
     """States before the first forget record are the old log's; those after it are of the new steps; the manifest has its root."""
     log, key = TrainingLog.read(trained / LOG_NAME), RecordKey.load()

@@ -130,6 +130,7 @@ class _Stop(TrainerCallback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_resumes(dropout_dir: Path, tmp_path: Path) -> None:
     """Moments of both parts are in the checkpoint: the weights are those of an undisturbed run, bit for bit, with dropout too."""
     whole = run(dropout_dir, tmp_path / "whole", NPO(), BOTH, save_steps=2)

@@ -81,6 +81,7 @@ def both_ways(stored: dict[str, Path], folder: Path, kind: str, method: Any, opt
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "method", "changes"),
     [

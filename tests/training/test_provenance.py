@@ -138,6 +138,7 @@ COLUMNS = st.sampled_from(["microbatch", "step", "records", "seed", "rate", "che
 ENTRIES = st.lists(st.dictionaries(COLUMNS, st.none() | st.integers() | st.lists(st.integers())))
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ENTRIES)
 def test_hostile_entries(trained: Path, tmp_path: Path, entries: list[dict[str, Any]]) -> None:

@@ -38,6 +38,7 @@ def _neighbour(values: torch.Tensor, kind: torch.dtype) -> torch.Tensor:
     return every[(place + step).clamp(0, len(every) - 1)]
 
 
+@pytest.mark.slow
 @KINDS
 def test_unbiased(kind: torch.dtype) -> None:
     """Over 4,000 draws the mean is the value, where rounding to nearest is off by a third of the spacing."""

@@ -124,6 +124,7 @@ def test_groups_of_like_length_hold_every_row(rows: int, seed: int) -> None:
     assert like_lengths([7] * rows) == [list(range(rows))]
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_tofu_is_hardly_padded(shared_data: Path, tmp_path: Path) -> None:
     """Training on TOFU, and forgetting 1, 5 and 10 % of it with retain partners: below 5 % of the positions are padding."""

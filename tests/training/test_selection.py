@@ -41,6 +41,7 @@ def run(model: Path, work: Path, objective: Any, options: TrainingOptions, selec
     return run_objective(load_model(model), objective, Run(parsed(FORGET), options, work, selection=selection, **{**sets, **more}))
 
 
+@pytest.mark.slow
 def test_a_run_that_would_over_forget_stops_at_the_level(trained: Path, tmp_path: Path) -> None:
     """Without selection the forget loss ends far beyond that of never-trained records; with it, at that level, and earlier."""
     options = TrainingOptions(learning_rate=1e-3, epochs=40, batch_size=6)

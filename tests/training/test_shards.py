@@ -113,6 +113,7 @@ def test_the_served_model_answers_for_all(model_dir: Path, tmp_path: Path, combi
     assert read == [len(prompt)] * 3 + [1] * 3 * (steps - 1)
 
 
+@pytest.mark.slow
 def test_a_run_cut_off_trains_only_what_is_missing(model_dir: Path, tmp_path: Path) -> None:
     """Stages whose manifest verifies and whose prefix is the same are not trained again."""
     first = finetune_shards(model_dir, ROWS, output_dir=tmp_path / "out", plan=plan())

@@ -37,6 +37,7 @@ def test_a_bowl_is_descended() -> None:
     assert weight.abs().max() < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, kind in method_classes().items() if isinstance(kind(), Objective)])
 def test_it_goes_with_any_objective(model_dir: Path, tmp_path: Path, name: str) -> None:
     """The weights move, by at most the learning rate in every step."""

@@ -185,6 +185,7 @@ def test_a_run_cut_off_after_it_stopped(loaded: LoadedModel, records: list[Recor
     assert all(torch.equal(value, ended[name]) for name, value in loaded.model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_ascent_stops_at_the_level_of_unseen_text(loaded: LoadedModel, records: list[Record], tmp_path: Path) -> None:
     """With a holdout set, Jang's rule stops when the forget set is remembered no better than that."""
     train_records(loaded, Run(records[:5], TrainingOptions(learning_rate=1e-2, epochs=30, batch_size=5), tmp_path / "learn"))
@@ -297,6 +298,7 @@ def test_options_out_of_range() -> None:
             TrainingOptions(**bad)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"gradient_checkpointing": True}, {"bf16": True}, {"lora": True, "lora_dropout": 0.1}])
 def test_other_ways_to_train(model_dir: Path, records: list[Record], tmp_path: Path, changes: dict[str, Any]) -> None:
     """Gradient checkpointing, bfloat16 and adapters learn as well; checkpointing to the same weights."""
