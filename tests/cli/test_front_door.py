@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,21 @@ def test_what_needs_no_model_imports_no_torch(words: tuple[str, ...], tmp_path: 
     missing = "CERTIFICATE" in words
     assert done.stdout.splitlines()[-1] == f"[] {2 if missing else 0}", done.stderr
     assert (done.stderr == "") != missing
+
+
+@pytest.mark.parametrize("word", ["--help", "--help-all"])
+@pytest.mark.parametrize(("program", "words"), [*((one, [name]) for one, name in COMMANDS), ("unlearn", ["forget", "npo"])])
+def test_help_is_given_without_a_warning(program: str, words: list[str], word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """No library warns of how a command is declared, and groups of flags are no subcommands of their own."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            status = PROGRAMS[program].main([*words, word])
+        except SystemExit as stop:
+            status = stop.code
+    printed = capsys.readouterr()
+    assert (status, printed.err) == (0, "")
+    assert "SUBCOMMANDS" not in printed.out
 
 
 def test_help_shows_the_flags_that_matter_and_help_all_every_one(capsys: pytest.CaptureFixture[str]) -> None:

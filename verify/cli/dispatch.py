@@ -132,7 +132,9 @@ def _reduced(kind: Any, essential: frozenset[str]) -> Any:
             default = dataclasses.field(default_factory=field.default_factory)
         if dataclasses.is_dataclass(inner):
             below = _reduced(inner, essential)
-            changed.append((field.name, below, default if default.default_factory is dataclasses.MISSING else _made(below)))
+            required = default.default is default.default_factory is dataclasses.MISSING
+            # A default of the whole class is none of the reduced one: tyro would offer both, as subcommands.
+            changed.append((field.name, below, default if required else _made(below)))
         elif field.name not in essential:
             changed.append((field.name, Annotated[hint, tyro.conf.Suppress], default))
     namespace = {"__doc__": kind.__doc__}
