@@ -149,7 +149,7 @@ def test_on_paper(browser: Any, page_file: Path) -> None:
 @pytest.mark.parametrize("font", ["serif", "sans-serif"])
 @pytest.mark.parametrize("kind", ["deletion", "executed", "annex"])
 def test_the_first_page_is_one_page(browser: Any, tmp_path: Path, kind: str, font: str) -> None:
-    """Verdict, scope, outcomes, what was shown, cost, limits and signatures fit on one sheet of A4, in whatever font stands in."""
+    """Verdict, scope, outcomes, what was shown, cost, limits and signatures fit on one sheet of A4, with or without serifs."""
     path = tmp_path / "deletion.html"
     path.write_text(made(kind))
     page = browser.new_page(viewport={"width": SHEET[0], "height": SHEET[1]})

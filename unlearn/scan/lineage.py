@@ -90,10 +90,8 @@ def records_of_models(roots: Sequence[str | Path]) -> Iterator[tuple[Path, str, 
     Raises:
         InputError: a root is not a folder, or a training log is damaged.
     """
-    for root in roots:
-        for folder in _model_folders(Path(root)):
-            about = read_json(folder / MANIFEST).get("about")
-            yield folder, str((about if isinstance(about, dict) else {}).get("weights")), trained_records(folder)
+    for folder, weights in _models_below(roots):
+        yield folder, weights, trained_records(folder)
 
 
 def logged_people(roots: Sequence[str | Path]) -> Iterator[tuple[Path, str, Mapping[str, frozenset[str]]]]:
@@ -102,13 +100,21 @@ def logged_people(roots: Sequence[str | Path]) -> Iterator[tuple[Path, str, Mapp
     Raises:
         InputError: a root is not a folder, or a training log is damaged.
     """
-    for folder, weights, _ in records_of_models(roots):
+    for folder, weights in _models_below(roots):
         found: dict[str, frozenset[str]] = {}
         for place in (folder, *stages_of(folder)):
             log = TrainingLog.read(place / LOG_NAME) if (place / LOG_NAME).is_file() else None
             for name, people in () if log is None else zip(log.records, log.subjects, strict=True):
                 found[name] = found.get(name, frozenset()) | frozenset((people or "").split(",")) - {""}
         yield folder, weights, found
+
+
+def _models_below(roots: Sequence[str | Path]) -> Iterator[tuple[Path, str]]:
+    """Yield folder and digest of the weights of every model below some folders."""
+    for root in roots:
+        for folder in _model_folders(Path(root)):
+            about = read_json(folder / MANIFEST).get("about")
+            yield folder, str((about if isinstance(about, dict) else {}).get("weights"))
 
 
 def hashes_of_records(files: Sequence[str], key: RecordKey, fields: Fields | None) -> frozenset[str]:
