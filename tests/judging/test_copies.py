@@ -119,7 +119,7 @@ def test_honest_retrainings_are_no_copies(references: int, spread: float) -> Non
 
 @pytest.mark.parametrize("sets", [("holdout",), ("retain",), ()])
 def test_a_set_that_is_missing_or_small_is_left_out(sets: Sequence[str]) -> None:
-    """Either set alone shows copies; without any, and with nine records, nothing is said; a text that is repeated counts once."""
+    """Either set alone shows copies; with nine records to keep the check stays open, and a text that is repeated counts once."""
     table = with_copies(simulated_table(seed=3), ALL, 1e-4)
     kept = ScoreTable({key: block for key, block in table.blocks.items() if key[1] in ("forget", *sets)})
     assert bool(names(kept)) == bool(sets)
@@ -128,7 +128,26 @@ def test_a_set_that_is_missing_or_small_is_left_out(sets: Sequence[str]) -> None
             key: replace(block, records=block.records[:9] * repeated, loss=np.tile(block.loss[:9], repeated))
             for key, block in kept.blocks.items()
         }
-        assert names(ScoreTable(few)) == []
+        found = copies_gates(ScoreTable(few), list(ALL))
+        assert [(gate.passed, gate.blocks) for gate in found] == ([(None, "INCONCLUSIVE")] if "retain" in sets else [])
+
+
+@pytest.mark.slow
+def test_copies_beside_few_records_to_keep_certify_nobody() -> None:
+    """Whoever chooses nine records to keep, and no controls, could hand in copies: the audit is open, and says what it needs."""
+    table = simulated_table(references=8, seed=0)
+    copies = with_copies(
+        table, {**ALL, **{f"reference {number}": "reference 1" for number in range(5, 9)}, "target": "reference 1"}, 1e-3
+    )
+    for given, kept in ((table, 10), (table, 9), (copies, 9)):
+        blocks = {key: block for key, block in given.blocks.items() if key[1] == "forget"}
+        for (model, role), block in given.blocks.items():
+            if role == "retain":
+                few = {name: values[:kept] for name, values in vars(block).items() if isinstance(values, np.ndarray | tuple)}
+                blocks[model, role] = replace(block, **few)
+        judged = judge(ScoreTable(blocks), SETTINGS, Aside(None))
+        assert (judged.verdict == "EQUIVALENT_WITHIN") == (kept == 10)
+        assert ("ten of a kind" in str(judged.next_step)) == (kept == 9)
 
 
 def test_a_set_on_which_they_differ_clears_them() -> None:

@@ -45,12 +45,14 @@ def copies_gates(table: ScoreTable, references: Sequence[str]) -> tuple[Gate, ..
         references: their labels, at least two.
 
     Returns:
-        the failed gates; none where all is well, or where no set is large enough to tell.
+        the failed gates; none where all is well, or without records to keep, where the check of the utility stays open already. One
+        that stays open where the records to keep and the controls are too few to tell: whoever chooses the records to keep could
+        otherwise hand in copies.
     """
     losses = {role: _losses(table, ("original", "target", *references), role) for role in LEFT_ALONE}
     known = [found for found in losses.values() if found is not None]
     if not known:
-        return ()
+        return () if table.block("target", "retain") is None else (_too_few_to_tell(),)
     pairs = [pair for pair in combinations(references, 2) if _alike(known, *pair, references)]
     same = [reference for reference in references if _alike(known, "target", reference, references)]
     gates = []
@@ -69,6 +71,14 @@ def copies_gates(table: ScoreTable, references: Sequence[str]) -> tuple[Gate, ..
         )
         gates.append(Gate(name="target among references", claims=("record",), passed=False, blocks="INCONCLUSIVE", reason=reason))
     return tuple(gates)
+
+
+def _too_few_to_tell() -> Gate:
+    reason = (
+        f"Whether the references are trainings of their own was not checked: that needs at least {ENOUGH} different records to "
+        "keep (--retain FILE), or as many never-trained ones (--holdout FILE)."
+    )
+    return Gate(name="distinct references", claims=("record",), passed=None, blocks="INCONCLUSIVE", reason=reason)
 
 
 def _losses(table: ScoreTable, models: Sequence[str], role: SetRole) -> Mapping[str, Array] | None:

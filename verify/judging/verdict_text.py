@@ -351,6 +351,8 @@ def next_step(facts: Facts) -> str | None:
         return "Give references that were trained on the records to keep as the model was, and audit again."
     if "utility" in failed:
         return "Give the records that the model was to keep (--retain FILE) and audit again: whether it still works was not tested."
+    if "distinct references" in failed:  # not evaluated: a failure is NOT_TESTABLE
+        return "Give more records to keep (--retain FILE), or never-trained ones (--holdout FILE), ten of a kind, and audit again."
     if "target among references" in failed:
         return (
             "Leave out the reference that the model is as close to as a copy, train another in its place (--seed), and audit again."

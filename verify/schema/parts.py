@@ -79,7 +79,7 @@ class Gate(Frozen):
         name: "retrained references" or "level table", "positive control", "planted records" (rule 1) or "planted subject",
             "negative control", "negative control, asked otherwise", "innocent references", "memorized records",
             "noise of the target", "asked in every way", "all of alpha", "utility", "blind baseline", "enough controls"; only where
-            they fail "distinct references" and "target among references"; by a level table also "table before the request",
+            they do not pass "distinct references" and "target among references"; by a level table also "table before the request",
             "controls of the same kind", "controls like the records", "controls unseen", "several subjects".
         claims: the claims it concerns.
         passed: None where the gate could not be evaluated.
