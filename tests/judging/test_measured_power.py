@@ -13,7 +13,7 @@ from score_tables import simulated_table, table_with_pool, with_channels
 import verify.cli.main
 from verify import Settings
 from verify.auditing.audit import write_audit
-from verify.judging import measured_power
+from verify.judging import level_table_claim, measured_power, record_claim
 from verify.judging.level_table_claim import TableInput
 from verify.judging.measured_power import MeasuredPower, power_by_references, power_by_table
 from verify.judging.protocol import Aside, judge
@@ -99,8 +99,9 @@ def test_every_way_of_asking_counts() -> None:
 @pytest.mark.slow
 def test_by_references_the_promise_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """In worlds where about half of the honest deletions are certified, the measured share is that of true ones, on average."""
-    monkeypatch.setattr(measured_power, "DRAWS", 30)
+    monkeypatch.setattr(measured_power, "DRAWS", 20)
     monkeypatch.setattr(measured_power, "_needed", lambda *_: None)
+    monkeypatch.setattr(record_claim, "smallest_margin", lambda _: None)  # no verdict depends on it
 
     def measured(table: ScoreTable) -> float:
         found = power_by_references(table, QUICK, NOTHING)
@@ -112,8 +113,9 @@ def test_by_references_the_promise_is_kept(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.slow
 def test_by_a_level_table_the_promise_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same with twelve people, little memorized, and forty control subjects."""
-    monkeypatch.setattr(measured_power, "DRAWS", 10)
-    settings = BY_TABLE.model_copy(update={"planted_draws": 20})
+    monkeypatch.setattr(measured_power, "DRAWS", 8)
+    monkeypatch.setattr(level_table_claim, "smallest_margin", lambda _: None)  # no verdict depends on it
+    settings = BY_TABLE.model_copy(update={"planted_draws": 8})
 
     def measured(table: ScoreTable) -> float:
         found = power_by_table(table, settings, TABLE_ASIDE)
@@ -126,8 +128,12 @@ def test_by_a_level_table_the_promise_is_kept(monkeypatch: pytest.MonkeyPatch) -
 
 
 def kept(measured: Callable[[ScoreTable], float], verdict: Callable[[ScoreTable], str], world: Callable[[int], ScoreTable]) -> None:
-    """The mean promise over worlds lies within the exact interval of the share of them whose own target is certified, widened."""
-    worlds = [world(seed) for seed in range(30)]
+    """The mean promise over worlds lies within the exact interval of the share of them whose own target is certified, widened.
+
+    With 24 worlds, of which half are certified, that interval reaches 0.26 to either side: a promise of nearly everything, or of
+    hardly anything, is found.
+    """
+    worlds = [world(seed) for seed in range(24)]
     promised = float(np.mean([measured(table) for table in worlds]))
     true = clopper_pearson(sum(verdict(table) == "EQUIVALENT_WITHIN" for table in worlds), len(worlds), 0.99)
     assert true.low <= promised <= true.high, (promised, true)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import date
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,6 +18,7 @@ from verify.report.annex import render_annex
 from verify.report.html import render, render_comparison
 from verify.report.letter import write_letter
 from verify.report.pdf import chromium, write_pdf
+from verify.schema.evidence import Evidence
 
 pytestmark = pytest.mark.browser
 
@@ -61,9 +63,16 @@ def browser() -> Iterator[Any]:
         opened.close()
 
 
+@cache
+def kept_a_fifth() -> Evidence:
+    """Evidence about a model that kept a fifth; its name is long."""
+    return evidence_of(simulated_table(kept=0.2), name="a-model-with-a-rather-long-name-" * 3)
+
+
+@cache
 def made(kind: str) -> str:
     """A page of each kind, the last with hostile words wherever words can stand."""
-    evidence = evidence_of(simulated_table(kept=0.2), name="a-model-with-a-rather-long-name-" * 3)
+    evidence = kept_a_fifth()
     match kind:
         case "report":
             return render(evidence)
@@ -130,7 +139,8 @@ def test_accessible(browser: Any, page_file: Path) -> None:
     for width in (1280, 320):
         page = browser.new_page(viewport={"width": width, "height": 800})
         page.goto(page_file.as_uri())
-        found = Axe().run(page, options={"resultTypes": ["violations", "passes"]}).response
+        # Of rules that pass, one element each is enough: to describe them all takes longer than the rules.
+        found = Axe().run(page, options={"resultTypes": ["violations"]}).response
         assert [(entry["id"], entry["nodes"][0]["html"][:200]) for entry in found["violations"]] == []
         assert len(found["passes"]) > 15
         page.close()

@@ -2,11 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from verify.statistics.moderation import ModeratedVariances
 from verify.statistics.multiplicity import Rejections
@@ -73,17 +71,17 @@ def record_test(
     p = np.ones_like(statistic)  # without a fitted tail no record is accused
     tails = [tail for tail in (panel.tail, panel.far_tail) if tail is not None]
     if tails:
-        nominal = stats.t(moderated.degrees) if np.isfinite(moderated.degrees) else stats.norm()
-        fitted = [stats.t(tail.degrees, scale=tail.scale) for tail in tails]
-        p = np.max([_interval_p(distribution, statistic, width) for distribution in (nominal, *fitted)], axis=0)
+        nominal = ScaledT(moderated.degrees, 1.0)
+        p = np.max([_interval_p(distribution, statistic, width) for distribution in (nominal, *tails)], axis=0)
     found = correction(p[panel.distinct])
     everywhere = Rejections(found.rejected[panel.standing_for], found.adjusted[panel.standing_for], found.level)
     return RecordTest(statistic, above >= below, p, everywhere, moderated, panel.tail, panel.far_tail, noise)
 
 
-def _interval_p(distribution: Any, statistic: Array, width: Array) -> Array:
+def _interval_p(distribution: ScaledT, statistic: Array, width: Array) -> Array:
     """Compute the largest Pr[max(above, below) > t] over |d_i| <= rho* g_i, reached at the ends (Hodges and Lehmann 1954).
 
     Where the margin is small against the noise, the opposite limit can be exceeded by chance too, hence the second term.
     """
-    return np.asarray(np.minimum(distribution.sf(statistic) + distribution.sf(statistic + width), 1.0), dtype=np.float64)
+    both = distribution.beyond(statistic) + distribution.beyond(statistic + width)
+    return np.asarray(np.minimum(both, 1.0), dtype=np.float64)

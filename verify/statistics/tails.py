@@ -7,6 +7,7 @@ when each is judged by the others show how heavy the tails really are.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -23,12 +24,17 @@ class ScaledT:
     """A scaled t distribution centred at zero.
 
     Attributes:
-        degrees: degrees of freedom, in [1, 1000].
+        degrees: degrees of freedom; of a fit in [1, 1000], infinite for the normal distribution.
         scale: at least 1: the fit may widen the tails, never narrow them.
     """
 
     degrees: float
     scale: float
+
+    def beyond(self, statistic: np.ndarray) -> np.ndarray:
+        """Return Pr[T > t]: what `scipy.stats.t` computes, of which to make an object takes longer than the test."""
+        standard = -(statistic / self.scale)
+        return np.asarray(special.ndtr(standard) if math.isinf(self.degrees) else special.stdtr(self.degrees, standard))
 
 
 def fit_scaled_t(statistics: ArrayLike) -> ScaledT:
@@ -41,22 +47,24 @@ def fit_scaled_t(statistics: ArrayLike) -> ScaledT:
     Raises:
         ValueError: fewer than two statistics, or one that is not finite.
     """
-    x = _finite(statistics)
+    return _fitted(_finite(statistics).tobytes())
+
+
+@lru_cache(maxsize=32)
+def _fitted(content: bytes) -> ScaledT:
+    """Fit the statistics whose bytes these are. Kept, since one verdict asks at many margins, which no statistic depends on."""
+    x = np.frombuffer(content)
+    count = len(x)
 
     def cost(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         """Return the mean negative log-likelihood and its gradient in (log degrees, log scale), in closed form for speed."""
         degrees, scale = np.exp(parameters)
-        square = (x / scale) ** 2
-        log_tail, share = np.log1p(square / degrees), square / (degrees + square)
-        constant = special.gammaln((degrees + 1) / 2) - special.gammaln(degrees / 2) - np.log(degrees * np.pi) / 2 - np.log(scale)
-        in_degrees = (
-            degrees * (special.digamma((degrees + 1) / 2) - special.digamma(degrees / 2))
-            - 1
-            - degrees * log_tail.mean()
-            + (degrees + 1) * share.mean()
-        ) / 2
-        in_scale = (degrees + 1) * share.mean() - 1
-        return float((degrees + 1) / 2 * log_tail.mean() - constant), -np.array([in_degrees, in_scale])
+        square, half = (x / scale) ** 2, (degrees + 1) / 2
+        log_tail = np.add.reduce(np.log1p(square / degrees)) / count
+        share = (degrees + 1) * (np.add.reduce(square / (degrees + square)) / count)
+        constant = special.gammaln(half) - special.gammaln(degrees / 2) - np.log(degrees * np.pi) / 2 - np.log(scale)
+        in_degrees = (degrees * (special.digamma(half) - special.digamma(degrees / 2)) - 1 - degrees * log_tail + share) / 2
+        return float(half * log_tail - constant), -np.array([in_degrees, share - 1])
 
     # Nearly flat in large degrees, so one start may stop short. Three starts: heavy tails, near-Gaussian, the median's scale.
     starts = [(np.log(4.0), 0.0), (np.log(100.0), 0.0), (np.log(3.0), max(0.0, float(np.log(np.median(np.abs(x)) + 1e-12))))]
