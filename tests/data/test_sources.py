@@ -295,3 +295,66 @@ def test_the_header_shows_what_separates_the_cells(header: str, columns: list[st
     separator = next((mark for mark in ",;\t" if f"{mark}text" in header), ",")
     lines = f"{header}\n{separator.join('x' for _ in columns)}\n".splitlines(keepends=True)
     assert [list(row) for row in csv_rows(lines, "r.csv")] == [columns]
+
+
+def table(*rows: tuple[str, ...], delimiter: str) -> str:
+    """Rows as a program writes them that knows no quotation marks."""
+    return "".join(delimiter.join(row) + "\n" for row in rows)
+
+
+HEAD = ("example_id", "text")
+PLAIN_QUOTES = {
+    "closed in the next row": (HEAD, ("1", '"Yes'), ("2", 'she said"'), ("3", "No.")),
+    "closed three rows later": (HEAD, ("1", '"Yes'), ("2", "a"), ("3", "b"), ("4", 'she said"'), ("5", "No.")),
+    "two cells that begin with one": (HEAD, ("1", '"Yes'), ('2"', "she said"), ("3", "No.")),
+    "in a column that is not read": ((*HEAD, "note"), ("1", "a", '"x'), ("2", "b", 'y"'), ("3", "c", "z")),
+    "in the last row": (HEAD, ("3", "No."), ("1", '"Yes'), ("2", 'she said"')),
+    "with an empty cell": ((*HEAD, "note"), ("1", '"Yes', ""), ("2", 'she said"', ""), ("3", "No.", "")),
+}
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("rows", PLAIN_QUOTES.values(), ids=PLAIN_QUOTES.keys())
+@pytest.mark.parametrize("between", ["", "\n"])
+def test_rows_are_not_joined_by_quotation_marks_that_are_text(
+    tmp_path: Path, rows: tuple[tuple[str, ...], ...], delimiter: str, between: str
+) -> None:
+    """A file that quotes nothing is refused where the reader of quoted cells would make one record of several."""
+    place = tmp_path / ("r.tsv" if delimiter == "\t" else "r.csv")
+    place.write_text(table(*rows, delimiter=delimiter).replace("\n", f"\n{between}"))
+    with pytest.raises(InputError, match=r"one row or several|quotation marks join \d lines"):
+        load_records(place)
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Hello\nthere",
+        "Hello\n\nthere,\nand there;\n",
+        "Dear Anna,\nyes, it is\tso; and\nyes, it was.",
+        'She said: "Yes",\nand went;\tand came.',
+        '"Yes\nand no"',
+        "one, two\nthree, four",
+        "one; two\nthree; four",
+    ],
+)
+def test_quoted_cells_of_several_lines_are_read(tmp_path: Path, delimiter: str, text: str) -> None:
+    """As `csv` writes them, whatever marks the text has, also where by chance every line of one has as many as a row."""
+    rows = [{"example_id": "1", "text": text}, {"example_id": "2", "text": f"a{delimiter}b, c"}, {"example_id": "3", "text": "x"}]
+    place = tmp_path / "r.csv"
+    pd.DataFrame(rows).to_csv(place, index=False, sep=delimiter)
+    assert [record.completion for record in load_records(place)] == [row["text"] for row in rows]
+
+
+def test_a_single_column_is_read_as_quoted(tmp_path: Path) -> None:
+    """With one column nothing tells a text with a line break from two rows; quotation marks mean what the format says."""
+    (tmp_path / "r.csv").write_text('text\n"Hello\nthere"\nBye.\n')
+    assert [record.completion for record in load_records(tmp_path / "r.csv")] == ["Hello\nthere", "Bye."]
+
+
+def test_a_space_in_a_table_without_quotation_marks_hides_no_joined_rows(tmp_path: Path) -> None:
+    """What looks like a sentence in quotation marks is refused at the end, where no row has shown that the file quotes."""
+    (tmp_path / "r.csv").write_text('example_id, text\n1, x\n2,"Yes\n3, she said"\n4, No.\n')
+    with pytest.raises(InputError, match="row 2: a cell begins with a quotation mark"):
+        list(csv_rows((tmp_path / "r.csv").open(newline=""), "r.csv"))

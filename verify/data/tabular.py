@@ -38,24 +38,64 @@ def csv_rows(
         delimiter: what separates the cells; None for the comma, semicolon or tab that the header shows.
 
     Raises:
-        InputError: it is not clear what separates the cells, the header names a column twice, or a row has another number of cells
-            than the header.
+        InputError: it is not clear what separates the cells, the header names a column twice, a row has another number of cells
+            than the header, or the lines of a row may be rows of their own; that may be known only at the end.
         csv.Error: it is not CSV.
     """
     csv.field_size_limit(CSV_FIELD_LIMIT)
     lines = iter(lines)
     head, delimiter = _header_of(lines, where, delimiter)
-    lines = chain(head, lines)
-    rows = (row for row in csv.reader(lines, strict=True, delimiter=delimiter) if row)
-    header = next(rows, [])
+    rows = _rows_with_lines(chain(head, lines), delimiter)
+    header, own = next(rows, ([], []))
     require_unique(header, where, known)
-    for number, row in enumerate(rows, 1):
+    # A file that quotes nothing is divided right at every mark and every line; in one that quotes, some cell shows that it does.
+    unquoted, doubtful = _are_rows(own, delimiter, len(header)), 0
+    for number, (row, own) in enumerate(rows, 1):
         if len(row) != len(header):
+            spans = f"; its quotation marks join {len(own)} lines" if len(own) > 1 else ""
             raise InputError(
-                f"{where}, row {number} has another number of columns than the header ({len(row)} instead of {len(header)}). "
+                f"{where}, row {number} has another number of columns than the header "
+                f"({len(row)} instead of {len(header)}{spans}). "
                 f"Correct it: put a cell that holds a {_CALLED.get(delimiter, delimiter)} or a line break in quotation marks."
             )
+        apart = _are_rows(own, delimiter, len(header))
+        unquoted = unquoted and apart
+        if apart and len(own) > 1:
+            # In a sentence a space follows the mark, and one within quotation marks is doubled; in bare cells hardly ever.
+            if not any(sign in line for line in own for sign in (f"{delimiter} ", '""')):
+                raise InputError(_joined(where, number))
+            doubtful = doubtful or number
         yield dict(zip(header, row, strict=True))
+    if doubtful and unquoted:
+        raise InputError(_joined(where, doubtful))
+
+
+def _rows_with_lines(lines: Iterable[str], delimiter: str) -> Iterator[tuple[list[str], list[str]]]:
+    """Yield the rows of CSV text that are not blank, each with its lines."""
+    own: list[str] = []
+
+    def noted() -> Iterator[str]:
+        for line in lines:
+            own.append(line)
+            yield line
+
+    for row in csv.reader(noted(), strict=True, delimiter=delimiter):
+        if row:
+            yield row, own.copy()
+        own.clear()
+
+
+def _are_rows(lines: Sequence[str], delimiter: str, columns: int) -> bool:
+    """Return whether every line would be a row if quotation marks were part of the text; no telling with a single column."""
+    return columns > 1 and all(line.count(delimiter) == columns - 1 for line in lines if line.strip())
+
+
+def _joined(where: str, row: int) -> str:
+    return (
+        f"{where}, row {row}: a cell begins with a quotation mark that is closed in a later line, and each of these lines has the "
+        "cells of a whole row, so that it is not clear whether they are one row or several. If several, put the cell in quotation "
+        'marks and double those that belong to its text, as spreadsheets do ("""Yes, she said."); in any case JSON Lines are clear.'
+    )
 
 
 def _header_of(lines: Iterator[str], where: str, given: str | None) -> tuple[list[str], str]:
