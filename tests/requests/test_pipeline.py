@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta, tzinfo
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,20 @@ def test_without_references_it_is_inconclusive_and_more_of_them_decide(
             assert shell(*note)[0] == 0
         status, said = shell("plan", "--ids", name, *plan_words(4))
         assert (status, "its verdict is not recorded yet" in said) == (2, True)
+    path = next((world / "deletions").glob("B-*/plan.json"))
+    content = path.read_text()
+    for damage in (path.unlink, partial(path.write_text, content + " "), partial(path.write_text, "{}"), path.unlink):
+        damage()  # a plan that is missing or edited does not make the audit one that never was
+        status, said = shell("plan", "--ids", name, *plan_words(4))
+        assert (status, "verdict is not recorded yet" in said, "restore it from a backup" in said) == (2, True, True), said
+    moved = Path(said.split("move ")[1].split(" out of")[0])
+    moved.rename("kept")
+    with monkeypatch.context() as patched:  # on purpose, and with the audit kept, it can be planned again
+        patched.setattr("unlearn.requests.planning.known_from_ledger", raise_replanned)
+        with pytest.raises(Replanned):
+            shell("plan", "--ids", name, *plan_words(4))
+    Path("kept").rename(moved)
+    path.write_text(content)
     status, said = shell("run", name)
     assert (status, "inconclusive" in said) == (11, True)
     assert "references" in said
@@ -279,6 +294,14 @@ def test_what_auto_could_not_afford_is_no_exact_rebuild(tmp_path: Path) -> None:
     ):
         (tmp_path / "manifest.json").write_text(json.dumps({"about": {"method": method, "facts": {"rungs": rungs}}}))
         assert exact_by(tmp_path) == name
+
+
+class Replanned(BaseException):
+    """The checks that come before a new plan are passed."""
+
+
+def raise_replanned(*_: Any) -> None:
+    raise Replanned
 
 
 class Killed(BaseException):

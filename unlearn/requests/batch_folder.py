@@ -31,7 +31,12 @@ CACHE = "cache"
 
 def model_folder(folder: Path, plan: Plan, model: PlannedModel) -> Path:
     """Return the folder of a model's attempts and audits."""
-    return folder / f"model-{plan.models.index(model)}"
+    return numbered_folder(folder, plan.models.index(model))
+
+
+def numbered_folder(folder: Path, number: int) -> Path:
+    """Return the same for the model of this number in the plan, from 0."""
+    return folder / f"model-{number}"
 
 
 def attempt_folder(folder: Path, plan: Plan, model: PlannedModel, attempt: int) -> Path:

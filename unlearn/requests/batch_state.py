@@ -30,8 +30,19 @@ def planned_in(request: Request) -> str | None:
 
 def attempt_of(request: Request, plan: Plan, model: PlannedModel) -> int:
     """Return the index of a model's current candidate method: the number of times that the batch has failed for it."""
-    failures = [step.details for step in request.steps if step.state == "failed" and step.details.get("batch") == plan.batch]
-    return sum(model.weights == entry["before"] for details in failures if not details["final"] for entry in details["models"])
+    return attempt_by_ledger(request, plan.batch, model.weights)
+
+
+def attempt_by_ledger(request: Request, batch: str, weights: str) -> int:
+    """Return the same as `attempt_of` for the model of these weights, without the plan."""
+    failures = [step.details for step in request.steps if step.state == "failed" and step.details.get("batch") == batch]
+    return sum(weights == entry["before"] for details in failures if not details["final"] for entry in details["models"])
+
+
+def planned_weights(request: Request, digest: str) -> list[str]:
+    """Return the weights of the models of a plan in its order, which is that of their folders, as the ledger has them."""
+    plans = (step.details for step in request.steps if step.state == "planned" and step.details.get("plan") == digest)
+    return [str(model["weights"]) for model in next(plans, {"models": []})["models"]]
 
 
 def replaced_weights(requests: Sequence[Request]) -> set[str]:

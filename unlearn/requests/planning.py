@@ -15,9 +15,9 @@ from typing import Any
 from unlearn.requests.audit_numbers import NextAudits, opened_once_noted
 from unlearn.requests.audit_power import can_be_measured, describe_power
 from unlearn.requests.awaited_audits import awaited_audits
-from unlearn.requests.batch_folder import model_folder
+from unlearn.requests.batch_folder import numbered_folder
 from unlearn.requests.batch_proposal import propose
-from unlearn.requests.batch_state import PLANNABLE, attempt_of, replaced_weights
+from unlearn.requests.batch_state import PLANNABLE, attempt_by_ledger, planned_weights, replaced_weights
 from unlearn.requests.candidates import require_methods
 from unlearn.requests.choices import Choices
 from unlearn.requests.grouping import Known, in_batches, known_from_ledger
@@ -25,7 +25,7 @@ from unlearn.requests.ledger.ledger import Ledger
 from unlearn.requests.ledger.request import Request
 from unlearn.requests.matching import Matched, match_requests
 from unlearn.requests.models_in_service import in_service, model_roots, origin_of
-from unlearn.requests.plan import Plan
+from unlearn.requests.plan import PLAN, Plan
 from unlearn.requests.planned_proofs import Commitments
 from unlearn.requests.preflight import Runnable, require_runnable
 from unlearn.requests.searched_files import require_all_logged, require_searched
@@ -171,23 +171,32 @@ def _require_verdict_recorded(request: Request, output: Path) -> None:
     begun = request.latest("verifying")
     if request.state != "verifying" or begun is None or "accepted" in begun:  # accepted is what was recorded as inconclusive
         return
-    folder = output / str(begun["batch"])
-    try:
-        plan = Plan.load(folder, str(begun["plan"]))
-    except VerifyError:
-        return  # without the plan nothing can be recorded of it any more, and planning again is what is left
+    batch, digest = str(begun["batch"]), str(begun["plan"])
     used = str(begun.get("audited", "-*")).rpartition("-")[2]  # earlier versions did not note which references judge
-    for model in plan.models:
-        inside, attempt = model_folder(folder, plan, model), attempt_of(request, plan, model)
-        done = [("an audit", "verdict") for path in inside.glob(f"audit-{attempt}-{used}") if is_complete(path, "audit")]
+    # By the ledger, not by the plan: its file may be missing or edited.
+    for number, weights in enumerate(planned_weights(request, digest)):
+        inside, attempt = numbered_folder(output / batch, number), attempt_by_ledger(request, batch, weights)
+        done = [("an audit", "verdict", path) for path in inside.glob(f"audit-{attempt}-{used}") if is_complete(path, "audit")]
         proof = inside / f"reexecution-{attempt}.json"
         if proof.is_file() and Reexecution.load(proof).word == "NOT_REBUILT":
-            done.append(("a re-execution", "outcome"))
-        for what, result in done[:1]:
-            raise InputError(
-                f"{what} of {request.id} is done, but its {result} is not recorded yet. Run `unlearn request run {request.id}` "
-                "first; after that the request can be planned again."
-            )
+            done.append(("a re-execution", "outcome", proof))
+        for what, result, path in done[:1]:
+            said = _recorded_by(request, output / batch, digest, path)
+            raise InputError(f"{what} of {request.id} is done, but its {result} is not recorded yet. {said}")
+
+
+def _recorded_by(request: Request, folder: Path, digest: str, done: Path) -> str:
+    """Return how to record what a finished audit or re-execution found."""
+    again = f"Run `unlearn request run {request.id}` first; after that the request can be planned again."
+    try:
+        Plan.load(folder, digest)
+    except VerifyError:
+        return (
+            f"{folder / PLAN}, which that takes, is missing or not as the ledger names it (SHA-256 {digest[:16]}...): restore it "
+            f"from a backup. {again} If nobody has it any more, move {done} out of the folder and keep it, with a note of why: the "
+            "ledger goes on counting what was begun there."
+        )
+    return again
 
 
 def _require_records_present(request: Request, entry: Matched, choices: Choices) -> None:
