@@ -195,7 +195,9 @@ def _replay(
     # Without the wrapper of autocast, which would be wrapped once more by the next replay of the same model.
     accelerator.unwrap_model(running, keep_fp32_wrapper=False)
     model.eval()
-    accelerator.free_memory()
+    if device.type != "cpu":
+        # It collects all garbage of the process, in up to a second, longer than a short segment takes: for a GPU's memory only.
+        accelerator.free_memory()
     return Replayed(steps, skipped, tokens, time.monotonic() - began)
 
 
