@@ -1,5 +1,6 @@
 """Shared by all tests: a tiny tokenizer, a tiny random model, a record key of their own, the public data if present."""
 
+import gc
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -29,6 +30,12 @@ torch.set_num_threads(1)
 # No test asserts a timing: the first example of a test that is run alone pays for imports.
 settings.register_profile("untimed", settings.default, deadline=None)
 settings.load_profile("untimed")
+
+
+def pytest_collection_finish() -> None:
+    """Set the objects of the imported libraries, half a million, apart from those that garbage is looked for among."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
