@@ -106,7 +106,7 @@ def test_a_name_in_a_text_is_proposed(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     mentions = [(1, "named in its text"), (3, "named in its text")]
     assert [(match.row, match.how) for match in found(path, "Nora Velt")] == mentions
-    assert [match.row for match in found(path, "nora-velt@example.org")] == [3]
+    assert [match.row for match in found(path, "nora-velt@example.org")] == [1, 3], "an address that is made of the name"
     assert found(path, "Nora") == []
     whole = path.read_text() + json.dumps({"subject_id": "Nora Velt", "text": "Something else."}) + "\n"
     path.write_text(whole)
@@ -272,6 +272,9 @@ def test_a_request_of_this_version_is_not_asked_about(ledger: Ledger) -> None:
     old = NewRequest((KEY.of_person("a b"),), "gdpr", date(2026, 11, 2), tokens_form=1)
     lacking = ledger.request(ledger.add(old))
     assert lacking.id in str(advice([*ledger.requests()]))
+    newer = ledger.request(ledger.add(NewRequest((KEY.of_person("a c"),), "gdpr", date(2026, 11, 2), tokens_form=2)))
+    assert "scripts without spaces" in str(advice([lacking, newer]))
+    assert "does not find names in texts where only a mail address" in str(advice([newer]))
 
 
 def test_opendsr_identities_are_normalised() -> None:

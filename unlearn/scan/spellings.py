@@ -17,6 +17,7 @@ from verify.data.likeness import (
     SHORTEST_MENTION,
     levels,
     mentions,
+    names_in_address,
     reason_of,
     skeletons,
     skeletons_of_form,
@@ -25,10 +26,10 @@ from verify.data.likeness import (
 from verify.data.records import Record
 from verify.data.text_readings import identifiers_within, word_sequences
 
-TOKENS_FORM = 2
-"""Version of what `likenesses` makes. Version 1 has no names in another order or with initials, no scripts without spaces, and no
-numbers in another grouping."""
-SKELETON, FIRST_WORD, WORDS = "skeleton", "first word", "words"
+TOKENS_FORM = 3
+"""Version of what `likenesses` makes. Version 2 has no names of which a mail address is made; version 1 has neither these nor names
+in another order or with initials, scripts without spaces, and numbers in another grouping."""
+SKELETON, FIRST_WORD, WORDS, OF_ADDRESS = "skeleton", "first word", "words", "of an address"
 LONGEST_CACHE = 1 << 13
 """Size of the lookup caches, in identifiers or words; nearby rows repeat them, and memory stays bounded."""
 MOST_WORDS = 1 << 16
@@ -50,13 +51,19 @@ def likenesses(identifiers: Iterable[str], key: RecordKey, *, in_texts: bool = T
         found += (_token(key, level, form) for level, form in levels(identifier, sought=True))
         for run in sorted(mentions(identifier)) if in_texts else ():
             found += (_token(key, FIRST_WORD, run[0]), _token(key, f"{len(run)} {WORDS}", " ".join(run)))
+        for run in sorted(names_in_address(identifier)) if in_texts else ():
+            found += (_token(key, FIRST_WORD, run[0]), _token(key, f"{len(run)} {WORDS} {OF_ADDRESS}", " ".join(run)))
     return tuple(dict.fromkeys(found))
 
 
 def is_of_texts(token: str) -> bool:
     """Return whether a token recognizes a mention in a text rather than an identifier."""
     level = token.partition(":")[0]
-    return level == FIRST_WORD or level.endswith(f" {WORDS}")
+    return level == FIRST_WORD or level.endswith((f" {WORDS}", f" {OF_ADDRESS}"))
+
+
+def _is_of_address(token: str) -> bool:
+    return token.partition(":")[0].endswith(OF_ADDRESS)
 
 
 def _token(key: RecordKey, level: str, form: str) -> str:
@@ -102,7 +109,9 @@ class Lookup:
         self._tokens, self._key = frozenset(tokens), key
         self._any = any(token.startswith(f"{SKELETON}:") for token in self._tokens)
         lengths = {token.partition(":")[0] for token in self._tokens}
-        self._lengths = sorted(int(level.split()[0]) for level in lengths if level.endswith(f" {WORDS}"))
+        self._lengths: dict[int, list[str]] = {}
+        for level in sorted(level for level in lengths if level.endswith((f" {WORDS}", f" {OF_ADDRESS}"))):
+            self._lengths.setdefault(int(level.split()[0]), []).append(level)
         self._known: dict[str, Person] = {}
         self._others: set[str] = set()
         """Words with which no requested run begins."""
@@ -142,7 +151,7 @@ class Lookup:
     def text(self, text: str) -> Likeness | None:
         """Return the likeness of a text that mentions a requested person, or None."""
         tokens = self._named(text)
-        return Likeness("mention", frozenset(tokens)) if tokens else None
+        return Likeness("local part" if all(map(_is_of_address, tokens)) else "mention", frozenset(tokens)) if tokens else None
 
     def beside(self, value: str) -> Likeness | None:
         """Return the likeness of an identifier or of a value in another column that equals, resembles or contains an identifier.
@@ -157,6 +166,8 @@ class Lookup:
         tokens = set() if too_short else self._named(shown)
         if self._lengths:
             tokens |= {token for words in word_sequences(shown) for token in self._runs(without_titles(tuple(words)))}
+        if "@" in shown and " " not in shown:  # two addresses are not similar because they are made of the same name
+            tokens = {token for token in tokens if not _is_of_address(token)}
         return Likeness("elsewhere", frozenset(tokens)) if tokens else None
 
     def column(self, name: str) -> Likeness | None:
@@ -183,12 +194,11 @@ class Lookup:
         for start, word in enumerate(words):
             if word in self._others:
                 continue
-            for length in self._lengths:
+            for length, levels_of_runs in self._lengths.items():
                 if start + length <= len(words):
                     run = " ".join(words[start : start + length])
                     for form in dict.fromkeys((run, run.removesuffix("s"))):
-                        if (token := _token(self._key, f"{length} {WORDS}", form)) in self._tokens:
-                            yield token
+                        yield from self._tokens.intersection(_token(self._key, level, form) for level in levels_of_runs)
 
     def _begin_none(self, words: Sequence[str]) -> bool:
         """Return whether no requested run begins with any of the words; most are known already, since texts repeat their words."""

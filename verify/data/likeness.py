@@ -39,12 +39,13 @@ REASONS = {
     "web": "differs by scheme, www., fragment or trailing slash of a web address",
     "name": "is a mail address made of the name, or the name in a mail address",
     "mention": "stands in the record's text",
+    "local part": "has the name of which the requested mail address is made",
     "elsewhere": "stands inside a longer identifier, or in a column that is not read as text or subject",
     "linked": "has a name or identifier that stands beside the requested one, in this row or another",
     "column": "stands in the name of a column that the row has a value in",
 }
 """Reasons why two identifiers may be the same, by the level at which their forms agree. "mention", "elsewhere" and "column" are
-for texts, other columns and their names; "linked" is for `unlearn.scan.linking`."""
+for texts, other columns and their names, "local part" for names in texts; "linked" is for `unlearn.scan.linking`."""
 
 _IGNORES_DOTS = {"gmail.com": "gmail.com", "googlemail.com": "gmail.com"}
 _JOINERS = dict.fromkeys((0x200C, 0x200D))
@@ -90,6 +91,26 @@ _TITLES = frozenset(
     | {"don", "dona", "ing", "dipl", "phd", "md", "jr", "sr"}
 )
 """Forms of address and degrees, folded: one record gives them and another does not."""
+_OFFICES = frozenset(
+    {"info", "noreply", "no", "not", "reply", "support", "contact", "service", "services", "customer", "customers", "sales", "team"}
+    | {"office", "admin", "mail", "hello", "help", "desk", "billing", "hr", "press", "jobs", "news", "newsletter", "the", "and"}
+    | {
+        "kontakt",
+        "kunden",
+        "kundenservice",
+        "buero",
+        "presse",
+        "rechnung",
+        "vertrieb",
+        "contacto",
+        "ventas",
+        "atencion",
+        "clientes",
+    }
+    | {"facturation", "accueil", "commercial", "equipe", "data", "privacy", "protection", "datenschutz", "test", "user", "mailer"}
+)
+"""Words of addresses that are an office's or a program's, folded: they name nobody."""
+_FEWEST_LETTERS = 2
 SHORTEST_MENTION = 5
 """Smallest number of letters of a single word that is searched for in texts; shorter ones occur in too many."""
 
@@ -173,6 +194,21 @@ def mentions(identifier: str) -> frozenset[tuple[str, ...]]:
     long = {run for run in others if sum(map(len, run)) >= SHORTEST_MENTION}
     sure = (run for run in own | long if run)
     return frozenset(run for run in sure if len(run) > 1 or (len(run[0]) >= SHORTEST_MENTION and not run[0].isdigit()))
+
+
+def names_in_address(identifier: str) -> frozenset[tuple[str, ...]]:
+    """Return the word sequences by which a folded text has the name that a mail address is made of, as `nora.velt@example.org` is.
+
+    None where the local part is not two words and more, or is an office's: `customer.service`.
+    """
+    text = canonical(identifier)
+    if not is_mail(text):
+        return frozenset()
+    own = text.rpartition("@")[0].partition("+")[0]
+    runs = {tuple(word for word in words_of(form) if not word.isdigit()) for form in foldings(humps_apart(own))}
+    named = {run for run in runs if len(run) > 1 and all(word.isalpha() and len(word) >= _FEWEST_LETTERS for word in run)}
+    named = {run for run in named if _OFFICES.isdisjoint(run) and sum(map(len, run)) >= SHORTEST_MENTION}
+    return frozenset(named | {other for run in named for other in _rearranged(run)})
 
 
 def letters_apart(words: Sequence[str]) -> list[str]:

@@ -104,7 +104,12 @@ class Request:
     @property
     def lacks_tokens(self) -> bool:
         """Return whether an earlier version made its tokens, by which fewer spellings are found than by those of this one."""
-        return int((self.latest_note(TOKENS) or self.first).get("tokens_form", 1)) < TOKENS_FORM
+        return self.tokens_form < TOKENS_FORM
+
+    @property
+    def tokens_form(self) -> int:
+        """Return the version of its tokens."""
+        return int((self.latest_note(TOKENS) or self.first).get("tokens_form", 1))
 
     @property
     def identifier_form(self) -> int:

@@ -15,8 +15,12 @@ from verify.data.identity import RecordKey
 from verify.errors import InputError
 from verify.schema.deletion_record import TOKENS
 
-LACKING = "names in another order or with initials, scripts without spaces, and numbers in another grouping"
-"""What the tokens of earlier versions do not find."""
+_MADE_OF = "names in texts where only a mail address made of the name was given"
+LACKING = {
+    1: f"names in another order or with initials, scripts without spaces, numbers in another grouping, and {_MADE_OF}",
+    2: _MADE_OF,
+}
+"""What the tokens of earlier versions do not find, by their version."""
 
 
 def record_again(ledger: Ledger, request: str, identifiers: Sequence[str], key: RecordKey) -> Request:
@@ -56,10 +60,11 @@ def _require_same(request: Request, identifiers: Sequence[str], key: RecordKey) 
 
 def advice(requests: Sequence[Request]) -> str | None:
     """Say which requests have tokens of an earlier version, what these do not find, and what to do; None without any."""
-    lacking = [request.id for request in requests if request.lacks_tokens]
+    lacking = {request.id: request.tokens_form for request in requests if request.lacks_tokens}
     if not lacking:
         return None
+    unfound = LACKING[min(lacking.values())]
     return (
-        f"{', '.join(lacking)}: recorded by an earlier version, whose search does not find {LACKING}. Record what is searched for "
-        f"again: unlearn request reindex {lacking[0]} --identifiers FILE"
+        f"{', '.join(lacking)}: recorded by an earlier version, whose search does not find {unfound}. Record "
+        f"what is searched for again: unlearn request reindex {next(iter(lacking))} --identifiers FILE"
     )
