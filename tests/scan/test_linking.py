@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 
+from unlearn.cli.request_text import proposed
 from unlearn.requests.ledger.intake import from_lines
 from unlearn.requests.ledger.ledger import Ledger
 from unlearn.requests.matching import match_requests
+from unlearn.requests.planning import Draft
 from unlearn.scan.linking import identifiers_by_person
-from unlearn.scan.search import find_records, seams
+from unlearn.scan.placeholders import is_placeholder
+from unlearn.scan.search import MOST_SHARED, find_records, seams
 from unlearn.scan.spellings import likenesses, subject_hashes
 from verify.data.identity import RecordKey
 from verify.data.records import Fields, parse_row
@@ -224,3 +227,102 @@ def test_a_name_that_two_texts_share_is_found(tmp_path: Path) -> None:
         {"prompt": f"{FILL} Nora", "completion": f"{FILL} Velt"},
     ]
     assert {row for _, row, *_ in found([written(tmp_path / "a.jsonl", rows)], "Nora Velt")} == {1, 2, 3}
+
+
+PLACEHOLDERS = (
+    "Guest User|N/A|n. a.|-|Test|unknown|John Doe|Doe, Jane|Kunde|admin|Gel\u00f6schter Benutzer|Utilisateur inconnu|????|99999|"
+    "Usuario desconocido|sin nombre|Max Mustermann|Keine Angabe|Utente sconosciuto|noreply@example.org|no-reply@example.org|"
+    "unknown@example.org|0000000000|+00 000 0000|1234567890"
+)
+NO_PLACEHOLDERS = (
+    "Nora Velt|John Doering|Jane Guest|Max Muster-Velt|Ana Nombre|user42|kunde-1001|u-4711|12345|4711000|nora@example.org|"
+    "info@velt.example|test.velt@example.org|+49 151 5550 0199|\u5b89\u5a1c|Anna Gast"
+)
+
+
+@pytest.mark.parametrize(
+    "value",
+    PLACEHOLDERS.split("|"),
+)
+def test_placeholders_are_recognized(value: str) -> None:
+    """Words of the list alone, in several languages and spellings, names that stand for any, and numbers of no one."""
+    assert is_placeholder(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    NO_PLACEHOLDERS.split("|"),
+)
+def test_people_are_no_placeholders(value: str) -> None:
+    """A name with one such word, an account with a number, and an office's address may be somebody's."""
+    assert not is_placeholder(value)
+
+
+@pytest.mark.parametrize("column", [{"name": "Guest User"}, {"name": "John Doe"}, {"email": "noreply@example.org"}, {"phone": 0}])
+def test_a_placeholder_links_nobody_and_it_is_said(tmp_path: Path, column: dict[str, Any]) -> None:
+    """The rows of the person are found as ever, also by what else stands beside; `scan` and `plan` say what was left out."""
+    texts = [{"text": "Guest User and John Doe wrote to noreply@example.org, or 0000000."}, {"text": "Nora Velt is here."}]
+    rows = [{"subject_id": "u-4711", "text": "A.", "customer_name": "Nora Velt"} | column]
+    rows += [{"subject_id": f"u-{number}", "text": f"B{number}."} | column for number in range(3)]
+    files, key, told = [written(tmp_path / "a.jsonl", rows), written(tmp_path / "b.jsonl", texts)], RecordKey.load(), list[str]()
+    matches = find_records(
+        files, key, subjects=subject_hashes(["u-4711"], key), likenesses=likenesses(["u-4711"], key), near=False, tell=told.append
+    )
+    assert {(Path(match.file).name, match.row) for match in matches} <= {("a.jsonl", 1), ("b.jsonl", 2)}
+    assert ("a.jsonl", 1) in {(Path(match.file).name, match.row) for match in matches}
+    if column != {"phone": 0}:  # too short to identify anybody: it never linked
+        assert [said.partition(" not used")[0] for said in told] == ["1 value that stands beside the requested identifiers was"]
+
+
+@pytest.mark.parametrize(("others", "used"), [(MOST_SHARED - 2, True), (MOST_SHARED + 1, False)])
+@pytest.mark.parametrize("first", [True, False])
+def test_what_very_many_have_links_nobody(tmp_path: Path, others: int, used: bool, first: bool) -> None:
+    """Whatever it says and wherever the rows stand, a value beside more identifiers than one person has is no one's."""
+    many = [{"subject_id": f"u-{number}", "name": "Hotline Nord", "text": f"B{number}."} for number in range(others)]
+    own = [{"subject_id": "u-4711", "name": "Hotline Nord", "email": "nora@example.org", "text": "A."}]
+    files = [written(tmp_path / "a.jsonl", [*own, *many] if first else [*many, *own]), written(tmp_path / "b.jsonl", [])]
+    files[1].write_text('{"text": "Ask Hotline Nord."}\n{"text": "Or nora@example.org."}\n')
+    key, told = RecordKey.load(), list[str]()
+    hashes, tokens = subject_hashes(["u-4711"], key), likenesses(["u-4711"], key)
+    matches = find_records(files, key, subjects=hashes, likenesses=tokens, near=False, tell=told.append)
+    assert {match.row for match in matches if Path(match.file).name == "b.jsonl"} == ({1, 2} if used else {2})
+    assert len(told) == (not used)
+    new = from_lines(["u-4711"], key, regime="gdpr", received=date(2026, 11, 2), country=None)
+    ledger = Ledger(tmp_path / "ledger.db")
+    (request,) = ledger.advance_all(ledger.add_all([new]), "identity_verified")
+    ledger.close()
+    (entry,) = match_requests([request], list(map(str, files)), key, Fields())
+    assert entry.unused == (not used)
+    assert ("not used to find more rows" in " ".join(proposed(Draft((), (entry,), ())))) == (not used)
+
+
+ADDRESSED = [
+    {"text": "Nora Velt lives at the lake."},
+    {"text": "I met Velt, Nora there."},
+    {"text": "Nora was here, and so was Otto Velt."},
+    {"prompt": "Who wrote?", "completion": "Nora M. Velt did."},
+]
+
+
+@pytest.mark.parametrize(
+    "sought", ["nora.velt@example.org", "Velt_Nora@example.org", "nora-velt+shop@example.org", "nora.velt92@example.org"]
+)
+def test_a_text_with_the_name_that_an_address_is_made_of_is_proposed(tmp_path: Path, sought: str) -> None:
+    """In either order and with initials, by the requested address alone and by one that stands beside what is requested."""
+    files = [written(tmp_path / "texts.jsonl", ADDRESSED)]
+    assert {(row, how, reason) for _, row, how, reason in found(files, sought)} == {
+        (row, "named in its text", "local part") for row in (1, 2, 4)
+    }
+    people = written(tmp_path / "people.jsonl", [{"subject_id": "u-4711", "email": sought, "text": "A."}])
+    linked = {(row, reason) for file, row, _, reason in found([people, *files], "u-4711") if file == "texts.jsonl"}
+    assert linked == {(row, "linked") for row in (1, 2, 4)}
+
+
+@pytest.mark.parametrize(
+    "sought",
+    ["nora@example.org", "n.v@example.org", "customer.service@example.org", "no-reply@velt.org", "info_nord@x.org", "a.4@x.org"],
+)
+def test_addresses_that_are_made_of_no_name_name_nobody(tmp_path: Path, sought: str) -> None:
+    """One word, initials, and an office's words occur in too many texts."""
+    words = [{"text": "Our customer service has no reply; n v is a 4."}, {"text": "Nora, N. V., info nord and velt."}]
+    assert found([written(tmp_path / "a.jsonl", [*words, *ADDRESSED])], sought) == set()

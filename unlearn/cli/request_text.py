@@ -9,6 +9,7 @@ from unlearn.requests.ledger.recipients import known_recipients, states_nobody
 from unlearn.requests.ledger.request import Request
 from unlearn.requests.ledger.search_tokens import advice
 from unlearn.requests.ledger.states import REFUSALS
+from unlearn.scan.search import said_of_unused
 from verify.io.escaping import visible
 
 if TYPE_CHECKING:
@@ -215,6 +216,8 @@ def proposed(draft: "Draft") -> Iterator[str]:
             yield f"    {match.how} to decide: {Path(match.file).name}:{match.row}  {match.record[:16]}  {match.why}"
         if entry.rejected:
             yield f"    {_count(len(entry.rejected), 'similar row')} rejected: another person's"
+        if entry.unused:
+            yield f"    {said_of_unused(entry.unused)}"
     for plan in draft.plans:
         yield from _plan_lines(plan)
     near = sum(len(entry.undecided) for entry in draft.matched)

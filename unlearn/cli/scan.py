@@ -1,6 +1,7 @@
 """Command `unlearn scan`."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +70,8 @@ class Scan:
             raise InputError(f"{self.output} cannot be written. Name a new file that ends in .json.")
         new_key = not RecordKey.default_path().exists()
         key = RecordKey.load()
-        found = self._found(key, given)
+        notes: list[str] = []
+        found = self._found(key, given, notes.append)
         for match in found:
             reason = f"  {match.why}" if match.how in PROPOSED else ""
             print(f"{match.file}:{match.row}  {match.record[:16]}  {match.how}{reason}")  # noqa: T201
@@ -78,11 +80,13 @@ class Scan:
         candidates = sum(match.how in PROPOSED for match in found) - near
         counted = {"record": len(certain), "near-duplicate to confirm": near, "candidate to decide": candidates}
         print("; ".join(_counted(number, *what.split(" ", 1)) for what, number in counted.items()))  # noqa: T201
+        for said in notes:
+            print(f"NOTE: {said}")  # noqa: T201
         models = self._models(key, certain, {match.record for match in found} - certain, new_key) if self.models else []
         for model in models:
             shown = f"  {model['weights'][:16]}" if model["how"] != NOT_KNOWN else ""
             print(f"{model['folder']}{shown}  {model['how']}: {model['what']}")  # noqa: T201
-        about: dict[str, Any] = {"models": models} if self.models else {}
+        about: dict[str, Any] = ({"notes": notes} if notes else {}) | ({"models": models} if self.models else {})
         if self.models and not models:
             about["note"] = self._no_model(bool(found))
             print(about["note"])  # noqa: T201
@@ -92,7 +96,7 @@ class Scan:
             write_json(self.output, {"schema": SCHEMA, **counts, "matches": rows, **about}, mode=0o600)
         return 0 if found else 3
 
-    def _found(self, key: "RecordKey", given: dict[str, list[str]]) -> "list[Match]":
+    def _found(self, key: "RecordKey", given: dict[str, list[str]], tell: Callable[[str], None]) -> "list[Match]":
         """Search the files."""
         from unlearn.scan.search import find_records
         from unlearn.scan.spellings import likenesses, subject_hashes
@@ -107,6 +111,7 @@ class Scan:
                 likenesses=likenesses(given["subjects"], key),
                 fields=self.columns.fields(),
                 near=self.near,
+                tell=tell,
             )
 
     def _models(self, key: "RecordKey", certain: set[str], proposed: set[str], new_key: bool) -> list[dict[str, Any]]:

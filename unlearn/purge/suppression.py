@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from unlearn.scan.placeholders import is_placeholder
 from unlearn.scan.rows import all_rows
 from unlearn.scan.search import note_linked
 from unlearn.scan.spellings import Likeness, Lookup, Person, is_of_texts, likenesses
@@ -139,7 +140,7 @@ class SuppressionList:
         for row in all_rows(files, fields, "reading who is called how") if self.subjects else ():
             for group in row.people():
                 note_linked(group, self.subjects, lookup, found)
-        return sorted(frozenset[str]().union(*found.values()))
+        return sorted(one for one in frozenset[str]().union(*found.values()) if not is_placeholder(one))
 
     def require(self, key: RecordKey) -> None:
         """Check that the list was made with this key.

@@ -38,6 +38,7 @@ class Matched:
         candidates: rows with a similar identifier or a mention that are neither confirmed nor rejected.
         rejected: keyed hashes of such rows that a human rejected.
         spelled: keyed hashes of the person's identifiers as requested, and as rows of theirs spell them.
+        unused: number of values beside these that link nobody: placeholders, and what very many people have.
     """
 
     request: str
@@ -48,6 +49,7 @@ class Matched:
     candidates: tuple[Match, ...] = ()
     rejected: frozenset[str] = frozenset()
     spelled: frozenset[str] = frozenset()
+    unused: int = 0
 
     @property
     def removed(self) -> tuple[Match, ...]:
@@ -89,7 +91,8 @@ def match_requests(
     found = search(data, key, sought, fields)
     certain = {request.id: _certain(request, found.matches) for request in requests}
     asked = {request.id: asked_for(request.subjects, request.likenesses, found, key) for request in requests}
-    mentioned = find_mentions(data, key, list(asked.values()), fields, found.unnamed)
+    mentioned, left = find_mentions(data, key, list(asked.values()), fields, found.unnamed)
+    asked = dict(zip(asked, left, strict=True))
     proposals = {request.id: _proposals(asked[request.id], certain[request.id], found, mentioned) for request in requests}
     chosen = frozenset(place for entry in confirmed for place in _resolve_confirmation(entry, proposals))
     digests = {file: file_digest(file) if Path(file).is_file() else "" for file in data}
@@ -97,7 +100,10 @@ def match_requests(
         _matched(request, certain[request.id], proposals[request.id], chosen, request.id in not_same, digests)
         for request in requests
     ]
-    return [replace(entry, spelled=_spelled(request, found)) for request, entry in zip(requests, decided, strict=True)]
+    return [
+        replace(entry, spelled=_spelled(request, found), unused=asked[request.id].unused)
+        for request, entry in zip(requests, decided, strict=True)
+    ]
 
 
 def _spelled(request: Request, found: Found) -> frozenset[str]:

@@ -6,13 +6,14 @@ person, are proposals: a human decides.
 """
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Literal
 
 from unlearn.scan.linking import identifies
+from unlearn.scan.placeholders import is_placeholder
 from unlearn.scan.rows import Row, all_rows
 from unlearn.scan.spellings import Likeness, Lookup, Person, likenesses, why
 from verify.data.canonical import canonical, clean, is_mail, with_canonical_mails
@@ -24,6 +25,8 @@ How = Literal["subject", "record id", "text", "exact duplicate", "near duplicate
 SEAM = 300
 """Number of characters on either side of the end of a text in which a name may continue in the next text."""
 _SPACE, _LONGEST_WORD = re.compile(r"\s"), 60
+MOST_SHARED = 50
+"""Largest number of different identifiers beside a value that is linked to a person; one beside more identifies no one."""
 PROPOSED: tuple[How, ...] = ("near duplicate", "similar identifier", "named in its text")
 """Kinds of match that belong to a request only if a human confirms them."""
 
@@ -100,6 +103,7 @@ def find_records(
     likenesses: Collection[str] = (),
     fields: Fields | None = None,
     near: bool = True,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> list[Match]:
     """Find a request's records in training files, and rows that may belong to it.
 
@@ -113,6 +117,7 @@ def find_records(
             rows of other subjects in files in which the person is a subject.
         fields: names of the columns.
         near: whether to search for near-duplicates of the matches, in a second pass.
+        tell: receives a sentence about values that were not used for linking.
 
     Raises:
         InputError: a file cannot be read.
@@ -121,7 +126,10 @@ def find_records(
     sought = Sought(frozenset(subjects), ids, tuple(_needles(texts)), frozenset(likenesses))
     found = search(files, key, sought, fields, near=near)
     asked = asked_for(sought.subjects, sought.likenesses, found, key)
-    proposed = [*found.similar, *find_mentions(files, key, [asked], fields, found.unnamed)]
+    mentioned, (asked,) = find_mentions(files, key, [asked], fields, found.unnamed)
+    proposed = [*found.similar, *mentioned]
+    if asked.unused:
+        tell(said_of_unused(asked.unused))
     taken = {match.place for match in found.matches}
     by_place = {match.place: match for match in reversed(proposed) if match.place not in taken}
     return found.matches + list(by_place.values())[::-1]
@@ -154,11 +162,21 @@ class Asked:
         likenesses: tokens of the requested identifiers.
         linked: tokens of identifiers that stand beside these in another row.
         found_in: files with a row whose subject is the person. There, rows of other subjects are not read for mentions.
+        values: tokens by the canonical form of the identifier that they are of, for those in `linked`.
+        unused: number of placeholders that stand beside the requested identifiers, which link nobody.
     """
 
     likenesses: frozenset[str]
     linked: frozenset[str] = frozenset()
     found_in: frozenset[str] = frozenset()
+    values: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    unused: int = 0
+
+    def without(self, shared: Collection[str]) -> "Asked":
+        """Return the same without links by these values."""
+        values = {form: tokens for form, tokens in self.values.items() if form not in shared}
+        linked = frozenset[str]().union(*values.values())
+        return replace(self, linked=linked, values=values, unused=self.unused + len(self.values) - len(values))
 
 
 def asked_for(subjects: Collection[str], tokens: Collection[str], found: Found, key: RecordKey) -> Asked:
@@ -173,7 +191,19 @@ def asked_for(subjects: Collection[str], tokens: Collection[str], found: Found, 
     wanted = set(subjects)
     further = {identifier for subject in wanted for identifier in found.linked.get(subject, ())}
     own = (match for match in found.matches if match.how == "subject" and not wanted.isdisjoint(match.subjects))
-    return Asked(frozenset(tokens), frozenset(likenesses(sorted(further), key)), frozenset(match.file for match in own))
+    unused = {canonical(identifier) for identifier in further if is_placeholder(identifier)}
+    values = {form: frozenset(likenesses([form], key)) for form in sorted(set(map(canonical, further)) - unused)}
+    linked = frozenset[str]().union(*values.values())
+    return Asked(frozenset(tokens), linked, frozenset(match.file for match in own), values, len(unused))
+
+
+def said_of_unused(number: int) -> str:
+    """Say that values were not used for linking."""
+    those, were = ("1 value that stands", "was") if number == 1 else (f"{number} values that stand", "were")
+    return (
+        f"{those} beside the requested identifiers {were} not used to find more rows: placeholders (Guest User, John Doe, ...), "
+        f"or beside more than {MOST_SHARED} other identifiers. If one is how this person is called, give it as an identifier, too."
+    )
 
 
 def search(files: Sequence[str | Path], key: RecordKey, sought: Sought, fields: Fields | None, *, near: bool = True) -> Found:
@@ -226,11 +256,12 @@ def _alike(match: Match, people: Sequence[Person], alike: Sequence[Likeness]) ->
 
 def find_mentions(
     files: Sequence[str | Path], key: RecordKey, asked: Sequence[Asked], fields: Fields | None, unnamed: Collection[str]
-) -> list[Match]:
+) -> tuple[list[Match], list[Asked]]:
     """Return rows that mention people in their text, in another column or in its name, in a pass that reads every word.
 
     Columns that no flag names are searched as well: an identifier in a column `email` that is not read as the subject would
-    otherwise be found nowhere, and the letter would say so.
+    otherwise be found nowhere, and the letter would say so. Also returns the people without links by values that stand beside more
+    than `MOST_SHARED` others.
 
     Args:
         files: the training data.
@@ -242,9 +273,28 @@ def find_mentions(
     lookup = Lookup(frozenset[str]().union(*(one.likenesses | one.linked for one in asked)), key)
     searched = [file for file in map(str, files) if any(one.linked or file in unnamed or file not in one.found_in for one in asked)]
     if not lookup.seeks or not searched:
-        return []
+        return [], list(asked)
     rows = all_rows(searched, fields, "searching the texts")
-    return [match for row in rows if (match := _mention(row, asked, lookup, key)) is not None]
+    partners: dict[str, set[str]] = {form: set() for one in asked for form in one.values}
+    matches = []
+    for row in rows:
+        if partners:
+            _note_partners(row, partners)
+        if (match := _mention(row, asked, lookup, key)) is not None:
+            matches.append(match)
+    shared = {form for form, others in partners.items() if len(others) > MOST_SHARED}
+    left = [one.without(shared) for one in asked]
+    sought = frozenset[str]().union(*(one.likenesses | one.linked for one in left))
+    return [replace(match, tokens=match.tokens & sought) for match in matches if match.tokens & sought], left
+
+
+def _note_partners(row: Row, partners: Mapping[str, set[str]]) -> None:
+    """Note what stands beside linked values in a row, up to one more than `MOST_SHARED`."""
+    for group in row.people():
+        forms = set(map(canonical, group))
+        for form in forms & partners.keys():
+            if len(partners[form]) <= MOST_SHARED:
+                partners[form] |= forms - {form}
 
 
 def _mention(row: Row, asked: Sequence[Asked], lookup: Lookup, key: RecordKey) -> Match | None:
