@@ -19,11 +19,13 @@ from unlearn.requests.noting import facts_of_match, note
 from unlearn.requests.pipeline import run_batch
 from unlearn.requests.plan import PLAN, Plan, PlannedModel
 from unlearn.requests.planning import Draft, draft
+from unlearn.requests.searched_files import require_all_logged
 from unlearn.scan.lineage import affected_models
 from unlearn.scan.search import Match
 from unlearn.training.shards import ShardPlan, finetune_shards
 from verify.data.identity import RecordKey
 from verify.data.records import Fields
+from verify.data.sources import load_records
 from verify.errors import InputError, IntegrityError
 from verify.io.files import MANIFEST, alone_in
 from verify.schema.settings import Settings
@@ -181,6 +183,28 @@ def test_a_model_that_lists_another_record_of_the_person_is_found(
     data.write_text("".join(json.dumps(row) + "\n" for row in now if row))
     with pytest.raises(InputError, match=rf"{name[0]}: by its log, .*m was trained on 1 record of this person .*--data"):
         draft(ledger, requests, choices(tmp_path, data), key)
+
+
+@pytest.mark.parametrize("listed", [1, 2])
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_log_that_lists_chats_by_their_texts_alone_is_told_from_changed_records(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, listed: int, changed: bool
+) -> None:
+    """What earlier versions wrote of tool calls says nothing about them; the message names the way that is left."""
+    calls = [{"type": "function", "function": {"name": "find", "arguments": {"street": name}}} for name in ("Lane", "Row")]
+    turns = [{"role": "assistant", "content": f"Turn {number}.", "tool_calls": [call]} for number, call in enumerate(calls)]
+    data = tmp_path / "chats.jsonl"
+    asked = {"role": "user", "content": "Where?"}
+    data.write_text("".join(json.dumps({"subject_id": "lee", "messages": [asked, turn]}) + "\n" for turn in turns))
+    requests, key, records = approved(ledger, "lee"), RecordKey.load(), load_records(data)
+    matched = match_requests(requests, [str(data)], key, Fields())
+    (person,) = requests[0].subjects
+    names = [key.of(record.text_fingerprint) for record in records[:listed]] + ([key.of("another", "record")] if changed else [])
+    logged = [(tmp_path / "models" / "m", "w" * 64, {name: frozenset((person,)) for name in names})]
+    monkeypatch.setattr("unlearn.requests.searched_files.logged_people", lambda _: logged)
+    said = "was trained on .* that the files do not have" if changed else f"lists {listed} of this person's records by their texts"
+    with pytest.raises(InputError, match=said):
+        require_all_logged(ledger, matched, choices(tmp_path, data), key)
 
 
 @pytest.mark.slow

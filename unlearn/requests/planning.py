@@ -93,7 +93,7 @@ def draft(
     for request, entry in zip(fresh, matched, strict=True):
         _require_records_present(request, entry, choices)
     require_searched(ledger, matched, choices, key)
-    require_all_logged(ledger, matched, choices)
+    require_all_logged(ledger, matched, choices, key)
     known = [
         Known(request, {match.record: match.subject or match.record for match in entry.removed}, entry.places)
         for request, entry in zip(fresh, matched, strict=True)

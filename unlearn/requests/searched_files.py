@@ -10,6 +10,7 @@ from unlearn.requests.matching import Matched
 from unlearn.requests.models_in_service import model_roots
 from unlearn.scan.lineage import hashes_of_records, logged_people, records_of_models
 from verify.data.identity import RecordKey
+from verify.data.sources import stream_records
 from verify.errors import InputError
 
 
@@ -42,7 +43,7 @@ def require_searched(ledger: Ledger, matched: Sequence[Matched], choices: Choice
             )
 
 
-def require_all_logged(ledger: Ledger, matched: Sequence[Matched], choices: Choices) -> None:
+def require_all_logged(ledger: Ledger, matched: Sequence[Matched], choices: Choices, key: RecordKey) -> None:
     """Check that the log of no model lists a record as a requested person's that the files do not have as theirs.
 
     Such a record was changed, given to another subject or taken out of the files after the training; no search of the files finds
@@ -62,13 +63,25 @@ def require_all_logged(ledger: Ledger, matched: Sequence[Matched], choices: Choi
         for entry in matched:
             theirs = {name for spelled in entry.spelled for name in by_person.get(spelled, ())}
             known = {match.record for match in (*entry.removed, *entry.undecided, *entry.candidates)} | entry.rejected
-            if missing := len(theirs - known - before):
+            if (missing := len(theirs - known - before)) and _by_texts(choices, key, known) >= theirs - known - before:
+                raise InputError(
+                    f"{entry.request}: the log of {folder}, of an earlier version, lists {missing} of this person's records by "
+                    "their texts alone. Whether their tool calls and other fields were the same cannot be shown, nor can this version "
+                    "repeat that training: train the model anew without these records, deploy it, and leave this one out of --models."
+                )
+            if missing:
                 count = f"{missing} {'record' if missing == 1 else 'records'}"
                 raise InputError(
                     f"{entry.request}: by its log, {folder} was trained on {count} of this person that the files do not have under "
                     "their identifiers: changed since, taken out, or in another file. Name the files as they were trained on with "
                     "--data, or leave a model that is not in service out of --models."
                 )
+
+
+def _by_texts(choices: Choices, key: RecordKey, names: Collection[str]) -> Collection[str]:
+    """Return the keyed hashes under which earlier versions listed records that have these."""
+    records = (record for file in choices.data for record in stream_records(file, choices.fields))
+    return {key.of(record.text_fingerprint) for record in records if key.of(record.fingerprint) in names}
 
 
 def _matched_before(ledger: Ledger) -> Collection[str]:
