@@ -16,7 +16,7 @@ from unlearn.requests.ledger.intake import from_lines
 from unlearn.requests.ledger.ledger import Ledger
 from unlearn.requests.matching import match_requests
 from unlearn.requests.planning import Draft
-from unlearn.scan.linking import identifiers_by_person
+from unlearn.scan.linking import identifiers_by_person, mailboxes
 from unlearn.scan.placeholders import is_placeholder
 from unlearn.scan.search import MOST_SHARED, find_records, seams
 from unlearn.scan.spellings import likenesses, subject_hashes
@@ -326,3 +326,42 @@ def test_addresses_that_are_made_of_no_name_name_nobody(tmp_path: Path, sought: 
     """One word, initials, and an office's words occur in too many texts."""
     words = [{"text": "Our customer service has no reply; n v is a 4."}, {"text": "Nora, N. V., info nord and velt."}]
     assert found([written(tmp_path / "a.jsonl", [*words, *ADDRESSED])], sought) == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "linked"),
+    [
+        ("From: Nora Velt <nora@example.org>\nTo: Otto Kern <otto@example.org>\n\nHello.", True),
+        ('To: "Velt, Nora" <Nora@Example.org>, Otto Kern <otto@example.org>', True),
+        ("Please write to Nora Velt <nora@example.org>.", True),
+        ("To Nora Velt <nora@example.org>", True),
+        ("Cc: Otto Kern <otto@example.org>; Nora M. Velt<nora@example.org>", True),
+        ("Nora Velt wrote to Otto Kern <otto@example.org> and <nora@example.org>.", False),
+        ("Nora Velt: nora@example.org", False),
+        ("From: Nora <nora@example.org>", False),
+        ("From: <nora@example.org>, Nora Velt", False),
+        ("Guest User <nora@example.org>", False),
+    ],
+)
+def test_a_mailbox_in_a_text_links_its_name(tmp_path: Path, text: str, linked: bool) -> None:
+    """The name that a mail writes before an address in angle brackets, and no other name of the text."""
+    rows = [{"messages": [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": text}]}, {"text": text}]
+    for row in rows:
+        files = [written(tmp_path / "a.jsonl", [row]), written(tmp_path / "b.jsonl", [*TEXTS[:1], *OTTO])]
+        assert {number for file, number, *_ in found(files, "nora@example.org") if file == "b.jsonl"} == ({1} if linked else set())
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("Jan van der Velt <j@x.org>", "Jan van der Velt"),
+        ("asked von Velt <j@x.org>", "Velt"),
+        ("A B C D E F <j@x.org>", "C D E F"),
+        ("\u5b89\u5a1c <j@x.org>", ""),
+        ("<j@x.org>", ""),
+        ("x" * 500 + " <j@x.org>", ""),
+    ],
+)
+def test_names_of_mailboxes(text: str, name: str) -> None:
+    """Up to four words with a capital, with small words of names between them."""
+    assert [found[:2] for found in mailboxes(text)] == [("j@x.org", name)]

@@ -5,8 +5,10 @@ What is linked so is searched for as well, and everything found by it is a propo
 names, addresses, telephone numbers or accounts of people, within one object, and only values that may identify one person: a first
 name alone links nobody. A row about several people says not whose name is whose, so its subjects are not linked. Where columns of
 one object name several, a customer and an employee for instance, each is linked with what is theirs by the names of the columns.
+In a text only a mailbox links, as mails write it: `Nora Velt <nora@example.org>` (RFC 5322, 3.4).
 """
 
+import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
@@ -59,6 +61,14 @@ _COUNTERPARTS = frozenset({"employee", "contact", "owner", "author"})
 """Roles of those who stand beside the person that a row is about, where it names several."""
 _INVENTED = ("displayname", "screenname", "nickname", "nick", "alias", "handle", "login")
 """Ends of columns whose values may have no word of the person's name."""
+_MAILBOX = re.compile(r"<([^<>\s@]{1,64}@[^<>\s@]{1,255})>")
+_BEFORE = re.compile(r"[:;,()|<>\t\r\n\[\]{}]")
+"""What ends the text before a name that is not in quotation marks."""
+_LONGEST_NAME, _MOST_WORDS = 60, 4
+_SMALL = frozenset(
+    ["al", "bin", "da", "de", "del", "della", "den", "der", "di", "do", "dos", "du", "el", "la", "le", "van", "von", "zu"]
+)
+"""Words of names in small letters."""
 _SHORTEST_ACCOUNT = 3
 _SHORTEST_TELEPHONE = 7
 
@@ -72,9 +82,25 @@ def identifiers_by_person(row: Mapping[str, Any], record: Record, fields: Fields
     columns = {name: value for name, value in row.items() if name not in (fields.subject, fields.id)}
     groups = _of_subject(tuple(own), _held(columns), _COLUMNS.get(_folded(fields.subject)))
     nested = (tuple(texts) for one in _objects(list(columns.values())) for texts in _held(one).values())
-    for group in (*groups, *nested):
-        if len(found := tuple(dict.fromkeys(group))) > 1:
+    written = (found for text in record.all_texts for found in mailboxes(text))
+    for group in (*groups, *nested, *written):
+        if len(found := tuple(filter(None, dict.fromkeys(group)))) > 1:
             yield found
+
+
+def mailboxes(text: str) -> Iterator[tuple[str, ...]]:
+    """Yield address and name of every mailbox in a text; the name also as its last two words: one before may be no part of it."""
+    for found in _MAILBOX.finditer(text) if "@" in text and "<" in text else ():
+        before = text[max(0, found.start() - _LONGEST_NAME) : found.start()].rstrip(" ")
+        if before.endswith(('"', "'")):
+            yield (found[1], before[:-1].rpartition(before[-1])[2].strip())
+            continue
+        words = _BEFORE.split(before)[-1].split()[-_MOST_WORDS:]
+        others = [place for place, word in enumerate(words, 1) if not (word[0].isupper() or word.lower() in _SMALL)]
+        words = words[max(others, default=0) :]
+        while words and words[0].lower() in _SMALL:
+            words = words[1:]
+        yield (found[1], " ".join(words), " ".join(words[-2:]))
 
 
 def _of_subject(own: tuple[str, ...], held: Mapping[str, Sequence[str]], role: str | None) -> Iterator[tuple[str, ...]]:
