@@ -337,6 +337,7 @@ def test_addresses_that_are_made_of_no_name_name_nobody(tmp_path: Path, sought: 
         ("To Nora Velt <nora@example.org>", True),
         ("Cc: Otto Kern <otto@example.org>; Nora M. Velt<nora@example.org>", True),
         ("Nora Velt wrote to Otto Kern <otto@example.org> and <nora@example.org>.", False),
+        ('{"to": "Nora Velt <nora@example.org>", "cc": ["Otto Kern <otto@example.org>"]}', True),
         ("Nora Velt: nora@example.org", False),
         ("From: Nora <nora@example.org>", False),
         ("From: <nora@example.org>, Nora Velt", False),

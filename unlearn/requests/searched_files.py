@@ -66,8 +66,8 @@ def require_all_logged(ledger: Ledger, matched: Sequence[Matched], choices: Choi
             if (missing := len(theirs - known - before)) and _by_texts(choices, key, known) >= theirs - known - before:
                 raise InputError(
                     f"{entry.request}: the log of {folder}, of an earlier version, lists {missing} of this person's records by "
-                    "their texts alone. Whether their tool calls and other fields were the same cannot be shown, nor can this version "
-                    "repeat that training: train the model anew without these records, deploy it, and leave this one out of --models."
+                    "their texts alone. Whether their tool calls and other fields were the same is not shown, and this version "
+                    "cannot repeat that training: train the model again without them, deploy it, and take this one out of --models."
                 )
             if missing:
                 count = f"{missing} {'record' if missing == 1 else 'records'}"
@@ -78,7 +78,7 @@ def require_all_logged(ledger: Ledger, matched: Sequence[Matched], choices: Choi
                 )
 
 
-def _by_texts(choices: Choices, key: RecordKey, names: Collection[str]) -> Collection[str]:
+def _by_texts(choices: Choices, key: RecordKey, names: Collection[str]) -> set[str]:
     """Return the keyed hashes under which earlier versions listed records that have these."""
     records = (record for file in choices.data for record in stream_records(file, choices.fields))
     return {key.of(record.text_fingerprint) for record in records if key.of(record.fingerprint) in names}

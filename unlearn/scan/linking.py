@@ -62,7 +62,7 @@ _COUNTERPARTS = frozenset({"employee", "contact", "owner", "author"})
 _INVENTED = ("displayname", "screenname", "nickname", "nick", "alias", "handle", "login")
 """Ends of columns whose values may have no word of the person's name."""
 _MAILBOX = re.compile(r"<([^<>\s@]{1,64}@[^<>\s@]{1,255})>")
-_BEFORE = re.compile(r"[:;,()|<>\t\r\n\[\]{}]")
+_BEFORE = re.compile(r"[\":;,()|<>\t\r\n\[\]{}]")
 """What ends the text before a name that is not in quotation marks."""
 _LONGEST_NAME, _MOST_WORDS = 60, 4
 _SMALL = frozenset(

@@ -94,7 +94,7 @@ def _joined(where: str, row: int) -> str:
     return (
         f"{where}, row {row}: a cell begins with a quotation mark that is closed in a later line, and each of these lines has the "
         "cells of a whole row, so that it is not clear whether they are one row or several. If several, put the cell in quotation "
-        'marks and double those that belong to its text, as spreadsheets do ("""Yes, she said."); in any case JSON Lines are clear.'
+        'marks and double those that belong to its text, as spreadsheets do ("""Yes, she said."); if one, give it as JSON Lines.'
     )
 
 
