@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verify.data.records import Fields, Record, parse_records, require_disjoint, require_trained, require_unseen, select
+from verify.data.record_sets import require_disjoint, require_trained, require_unseen, select
+from verify.data.records import Fields, Record, parse_records
 from verify.data.tabular import csv_rows
 from verify.errors import InputError
 

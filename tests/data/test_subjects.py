@@ -10,7 +10,8 @@ from unlearn.methods.auto import _halves
 from unlearn.purge.suppression import SuppressionList
 from unlearn.scan.search import find_records
 from verify.data.identity import RecordKey
-from verify.data.records import Fields, Record, parse_records, select
+from verify.data.record_sets import select
+from verify.data.records import Fields, Record, parse_records
 from verify.data.sources import find_forget_set
 from verify.data.subjects import subject_groups
 from verify.provenance.holdout import split_holdout

@@ -28,7 +28,8 @@ from unlearn.training.checkpoints import WORK, claim_output
 from unlearn.training.options import TrainingOptions, TrainingResult
 from unlearn.training.run import Run, run_objective
 from unlearn.training.saving import save_model
-from verify.data.records import Fields, Record, RecordSource, require_disjoint
+from verify.data.record_sets import require_disjoint
+from verify.data.records import Fields, Record, RecordSource
 from verify.data.sources import load_records
 from verify.errors import InputError
 from verify.io.arguments import checked

@@ -6,7 +6,8 @@ from typing import Any
 from unlearn.training.held_out import HeldOut
 from unlearn.training.log import TrainingLog, require_in_log
 from verify.data.identity import RecordKey
-from verify.data.records import Fields, Record, RecordSource, require_disjoint, require_trained, require_unseen
+from verify.data.record_sets import require_disjoint, require_trained, require_unseen
+from verify.data.records import Fields, Record, RecordSource
 from verify.data.sources import load_forget_set, load_records
 from verify.provenance.holdout import without_held_out
 

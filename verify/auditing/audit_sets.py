@@ -8,7 +8,8 @@ import numpy as np
 
 from verify.data.identity import RecordKey
 from verify.data.near_duplicates import near_texts
-from verify.data.records import Fields, Record, RecordSource, require_disjoint, require_trained, require_unseen
+from verify.data.record_sets import require_disjoint, require_trained, require_unseen
+from verify.data.records import Fields, Record, RecordSource
 from verify.data.sources import load_forget_set, load_records
 from verify.data.subjects import subject_groups
 from verify.errors import InputError

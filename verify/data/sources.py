@@ -7,7 +7,8 @@ from typing import Any, TextIO
 
 from verify.data.canonical import canonical
 from verify.data.hub import WAYS, dataset_rows, names_dataset
-from verify.data.records import Fields, Record, RecordSource, canonical_names, parse_records, parse_row, select
+from verify.data.record_sets import canonical_names, select
+from verify.data.records import Fields, Record, RecordSource, parse_records, parse_row
 from verify.data.tabular import csv_rows, parquet_rows
 from verify.errors import InputError
 from verify.io.strict_json import NotStrictError, ambiguous_entry, parse_json

@@ -14,7 +14,8 @@ import numpy as np
 
 from verify.attacks.extraction._text import comes_out, secret_of
 from verify.data.encoding import Encoder
-from verify.data.records import Fields, Record, RecordSource, require_disjoint
+from verify.data.record_sets import require_disjoint
+from verify.data.records import Fields, Record, RecordSource
 from verify.data.sources import load_records
 from verify.errors import InputError
 from verify.io.arguments import checked
