@@ -71,7 +71,7 @@ def test_tofu_on_a_pretrained_model_end_to_end(stories: Path, shared_data: Path,
     for name, content in files.items():
         paths[name] = str(tmp_path / f"{name}.jsonl")
         Path(paths[name]).write_text("".join(json.dumps(row) + "\n" for row in content))
-    options = TrainingOptions(learning_rate=4e-3, epochs=10, batch_size=8, overflow="split")
+    options = TrainingOptions(learning_rate=4e-3, epochs=6, batch_size=8, overflow="split")
     original = finetune(str(stories), paths["train"], output_dir=tmp_path / "original", fields=QUESTIONS, options=options)
     references = [
         finetune(
@@ -79,7 +79,7 @@ def test_tofu_on_a_pretrained_model_end_to_end(stories: Path, shared_data: Path,
             paths["retain"],
             output_dir=tmp_path / f"reference{seed}",
             fields=QUESTIONS,
-            options=TrainingOptions(learning_rate=4e-3, epochs=10, batch_size=8, overflow="split", seed=seed),
+            options=TrainingOptions(learning_rate=4e-3, epochs=6, batch_size=8, overflow="split", seed=seed),
         ).model_dir
         for seed in (1, 2, 3)
     ]

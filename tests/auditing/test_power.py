@@ -26,8 +26,10 @@ def test_published_sizes() -> None:
 
 
 @pytest.mark.slow
-def test_more_references_show_more() -> None:
+def test_more_references_show_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """One reference shows nothing, eight certify more often than three."""
+    monkeypatch.setattr(power, "AUDITS", 30)
+    monkeypatch.setattr(power, "_rule_rate", power._rule_rate.__wrapped__)  # such rough rates stay in no cache
     world = World(records=60)
     assert reference_rows(world, 1, SETTINGS)[0].given.startswith("cannot")
     share = {count: float(reference_rows(world, count, SETTINGS)[0].given.split("%")[0]) for count in (3, 8)}

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     make_llama(tokenizer).save_pretrained("base")
     tokenizer.save_pretrained("base")
     Path("people.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(PEOPLE)))
-    finetune("base", "people.jsonl", output_dir="models/original", options=options(), holdout_share=20 / 38)
+    finetune("base", "people.jsonl", output_dir="models/original", options=replace(options(), epochs=10), holdout_share=20 / 38)
     for role in ("operator", "auditor"):
         make_key(role)
     # A request counts from the beginning of its day, and a table of the same day would not be older.
