@@ -3,16 +3,21 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from audits import evidence_of
 from score_tables import simulated_table
 
+from verify.auditing.audit import write_audit
+from verify.auditing.recompute import recompute
+from verify.errors import RunError
 from verify.judging.copies import copies_gates
 from verify.judging.protocol import Aside, judge
 from verify.schema.parts import Value
 from verify.schema.settings import Settings
-from verify.scores.table import ScoreTable
+from verify.scores.table import ScoreTable, audited_sets
 
 SETTINGS = Settings(planted_draws=40)
 BLIND = Value(value=0.52, low=0.5, high=0.58, n=200, level=0.95, seed=0)
@@ -132,22 +137,42 @@ def test_a_set_that_is_missing_or_small_is_left_out(sets: Sequence[str]) -> None
         assert [(gate.passed, gate.blocks) for gate in found] == ([(None, "INCONCLUSIVE")] if "retain" in sets else [])
 
 
+def with_few(table: ScoreTable, kept: int) -> ScoreTable:
+    """The same table without controls, and with this number of records to keep."""
+    blocks = {key: block for key, block in table.blocks.items() if key[1] == "forget"}
+    for (model, role), block in table.blocks.items():
+        if role == "retain":
+            few = {name: values[:kept] for name, values in vars(block).items() if isinstance(values, np.ndarray | tuple)}
+            blocks[model, role] = replace(block, **few, scores={name: values[:kept] for name, values in block.scores.items()})
+    return ScoreTable(blocks)
+
+
 @pytest.mark.slow
 def test_copies_beside_few_records_to_keep_certify_nobody() -> None:
     """Whoever chooses nine records to keep, and no controls, could hand in copies: the audit is open, and says what it needs."""
     table = simulated_table(references=8, seed=0)
-    copies = with_copies(
-        table, {**ALL, **{f"reference {number}": "reference 1" for number in range(5, 9)}, "target": "reference 1"}, 1e-3
-    )
-    for given, kept in ((table, 10), (table, 9), (copies, 9)):
-        blocks = {key: block for key, block in given.blocks.items() if key[1] == "forget"}
-        for (model, role), block in given.blocks.items():
-            if role == "retain":
-                few = {name: values[:kept] for name, values in vars(block).items() if isinstance(values, np.ndarray | tuple)}
-                blocks[model, role] = replace(block, **few)
-        judged = judge(ScoreTable(blocks), SETTINGS, Aside(None))
+    copied = {**ALL, **{f"reference {number}": "reference 1" for number in range(5, 9)}, "target": "reference 1"}
+    for given, kept in ((table, 10), (table, 9), (with_copies(table, copied, 1e-3), 9)):
+        judged = judge(with_few(given, kept), SETTINGS, Aside(None))
         assert (judged.verdict == "EQUIVALENT_WITHIN") == (kept == 10)
-        assert ("ten of a kind" in str(judged.next_step)) == (kept == 9)
+        assert ("at least 10 different records to keep" in str(judged.next_step)) == (kept == 9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kept", [9, 10])
+def test_evidence_from_before_that_check_is_not_called_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
+    """Recomputing says which check it lacks, and that of enough records is as before."""
+    table = with_few(simulated_table(references=8, seed=0), kept)
+    with monkeypatch.context() as before:
+        before.setattr("verify.judging.record_claim.copies_gates", lambda *_: ())
+        evidence = evidence_of(table, SETTINGS, Aside(None)).model_copy(update={"sets": audited_sets(table)})
+    assert evidence.verdict == "EQUIVALENT_WITHIN"
+    write_audit(evidence, table, tmp_path)
+    if kept == 10:
+        assert recompute(tmp_path) == evidence
+        return
+    with pytest.raises(RunError, match=r"leaves open whether the references are copies.*at least 10"):
+        recompute(tmp_path)
 
 
 def test_a_set_on_which_they_differ_clears_them() -> None:

@@ -1,8 +1,10 @@
 """Re-execution: honest deletions are rebuilt bit for bit, and every dishonest one is named."""
 
+import gc
 import json
 import re
 import shutil
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -33,6 +35,7 @@ from verify.reexecution.course import Course
 from verify.reexecution.environment import about_software, environment_on
 from verify.reexecution.reexecute import reexecute
 from verify.schema.reexecution import Reexecution
+from verify.training.optimizers import optimizer_of
 
 ROWS = [{"example_id": f"r{n}", "prompt": f"Who is {n}?", "completion": f"Nobody but {n * 3}."} for n in range(12)]
 OPTIONS = TrainingOptions(learning_rate=1e-3, epochs=1, batch_size=2, save_steps=1, lora=True, lora_dropout=0.1, seed=3)
@@ -102,9 +105,22 @@ def test_an_honest_rollback_is_rebuilt(world: World, tmp_path: Path) -> None:
 
 def test_segments_collect_no_garbage_of_the_process(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the processor each would wait for it, longer than for its own steps: what a segment leaves is freed without."""
-    collected = list[Any]()
+    collected, left = list[Any](), list[Any]()
+
+    def noted(*given: Any) -> torch.optim.Optimizer:
+        made = optimizer_of(*given)
+        left.append(weakref.ref(made))
+        return made
+
     monkeypatch.setattr("gc.collect", lambda *given: collected.append(given) or 0)
-    assert world.judge().word == "REBUILT_WITHOUT"
+    monkeypatch.setattr("verify.training.replay.optimizer_of", noted)
+    gc.disable()
+    try:
+        assert world.judge().word == "REBUILT_WITHOUT"
+        assert left
+        assert not any(one() for one in left), "the moments, twice the weights, stay in memory"
+    finally:
+        gc.enable()
     assert not collected
 
 

@@ -17,8 +17,8 @@ from unlearn.requests.ledger.ledger import Ledger
 from unlearn.requests.matching import match_requests
 from unlearn.requests.planning import Draft
 from unlearn.scan.linking import identifiers_by_person, mailboxes
-from unlearn.scan.placeholders import is_placeholder
-from unlearn.scan.search import MOST_SHARED, find_records, seams
+from unlearn.scan.placeholders import MOST_SHARED, is_placeholder
+from unlearn.scan.search import find_records, seams
 from unlearn.scan.spellings import likenesses, subject_hashes
 from verify.data.identity import RecordKey
 from verify.data.records import Fields, parse_row

@@ -9,7 +9,7 @@ from unlearn.requests.ledger.recipients import known_recipients, states_nobody
 from unlearn.requests.ledger.request import Request
 from unlearn.requests.ledger.search_tokens import advice
 from unlearn.requests.ledger.states import REFUSALS
-from unlearn.scan.search import said_of_unused
+from unlearn.scan.placeholders import said_of_unused
 from verify.io.escaping import visible
 
 if TYPE_CHECKING:

@@ -2,8 +2,8 @@
 
 A row of a requested person with the name `Guest User` would otherwise link that person with every guest. Recognized are values made
 of words of a published list alone, in English, German, French, Spanish, Italian, Dutch and Portuguese, names of the form John Doe,
-and numbers of one digit or of the digits in their order. What is beside very many other identifiers is found in the data
-(`unlearn.scan.search.MOST_SHARED`).
+and numbers of one digit or of the digits in their order. What is beside more than
+`MOST_SHARED` other identifiers is found in the data.
 """
 
 from verify.data.canonical import canonical, is_mail
@@ -31,6 +31,8 @@ _NAMES = frozenset(
 """Names that stand for any name, their words sorted."""
 _SHORTEST = 7
 """Fewest digits in their order that make a placeholder; a customer may well have the number 12345."""
+MOST_SHARED = 50
+"""Largest number of different identifiers beside a value that is linked to a person; one beside more identifies no one."""
 _DIGITS = "01234567890123456789"
 _BACKWARDS = _DIGITS[::-1]
 
@@ -44,3 +46,12 @@ def is_placeholder(value: str) -> bool:
         return len(set(digits)) == 1 or (len(digits) >= _SHORTEST and (digits in _DIGITS or digits in _BACKWARDS))
     words = sorted(words_of(foldings(own)[0]))
     return _WORDS.issuperset(words) or " ".join(words) in _NAMES
+
+
+def said_of_unused(number: int) -> str:
+    """Say that values were not used for linking."""
+    those, were = ("1 value that stands", "was") if number == 1 else (f"{number} values that stand", "were")
+    return (
+        f"{those} beside the requested identifiers {were} not used to find more rows: placeholders (Guest User, John Doe, ...), "
+        f"or beside more than {MOST_SHARED} other identifiers. If one is how this person is called, give it as an identifier, too."
+    )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from unlearn.scan.linking import identifies
-from unlearn.scan.placeholders import is_placeholder
+from unlearn.scan.placeholders import MOST_SHARED, is_placeholder, said_of_unused
 from unlearn.scan.rows import Row, all_rows
 from unlearn.scan.spellings import Likeness, Lookup, Person, likenesses, why
 from verify.data.canonical import canonical, clean, is_mail, with_canonical_mails
@@ -25,8 +25,6 @@ How = Literal["subject", "record id", "text", "exact duplicate", "near duplicate
 SEAM = 300
 """Number of characters on either side of the end of a text in which a name may continue in the next text."""
 _SPACE, _LONGEST_WORD = re.compile(r"\s"), 60
-MOST_SHARED = 50
-"""Largest number of different identifiers beside a value that is linked to a person; one beside more identifies no one."""
 PROPOSED: tuple[How, ...] = ("near duplicate", "similar identifier", "named in its text")
 """Kinds of match that belong to a request only if a human confirms them."""
 
@@ -195,15 +193,6 @@ def asked_for(subjects: Collection[str], tokens: Collection[str], found: Found, 
     values = {form: frozenset(likenesses([form], key)) for form in sorted(set(map(canonical, further)) - unused)}
     linked = frozenset[str]().union(*values.values())
     return Asked(frozenset(tokens), linked, frozenset(match.file for match in own), values, len(unused))
-
-
-def said_of_unused(number: int) -> str:
-    """Say that values were not used for linking."""
-    those, were = ("1 value that stands", "was") if number == 1 else (f"{number} values that stand", "were")
-    return (
-        f"{those} beside the requested identifiers {were} not used to find more rows: placeholders (Guest User, John Doe, ...), "
-        f"or beside more than {MOST_SHARED} other identifiers. If one is how this person is called, give it as an identifier, too."
-    )
 
 
 def search(files: Sequence[str | Path], key: RecordKey, sought: Sought, fields: Fields | None, *, near: bool = True) -> Found:

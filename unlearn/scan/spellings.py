@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from unlearn.scan.address_names import names_in_address
 from verify.data.canonical import canonical
 from verify.data.identity import RecordKey
 from verify.data.likeness import (
@@ -17,7 +18,6 @@ from verify.data.likeness import (
     SHORTEST_MENTION,
     levels,
     mentions,
-    names_in_address,
     reason_of,
     skeletons,
     skeletons_of_form,

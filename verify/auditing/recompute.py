@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from verify.errors import InputError, RunError
+from verify.judging.copies import DISTINCT, ENOUGH
 from verify.judging.level_table_gates import BY_LEVEL
 from verify.judging.protocol import Aside, judge
 from verify.schema.evidence import Evidence
@@ -57,6 +58,12 @@ def recompute(folder: str | Path) -> Evidence:
             f"{folder}: evidence.json names rule 3, and compares controls by level, which came with rule 4. A development version "
             "of 27 November 2026 (09:20 to 12:12 UTC) wrote such files, or it was edited. No version computes the numbers of that "
             "one again, so that nothing shows that they follow from scores.parquet; run the audit again."
+        )
+    if found and any(gate not in evidence.gates and gate.name == DISTINCT and gate.passed is None for gate in again.gates):
+        raise RunError(
+            f"{folder}: with so few records to keep and controls this version leaves open whether the references are copies of one "
+            f"training; evidence.json does not. Versions before 28 November 2026 wrote such files, or it was edited. Run the audit "
+            f"again with at least {ENOUGH} different records to keep or controls."
         )
     if found:
         more = f" and {len(found) - 5} more" if len(found) > 5 else ""

@@ -91,26 +91,6 @@ _TITLES = frozenset(
     | {"don", "dona", "ing", "dipl", "phd", "md", "jr", "sr"}
 )
 """Forms of address and degrees, folded: one record gives them and another does not."""
-_OFFICES = frozenset(
-    {"info", "noreply", "no", "not", "reply", "support", "contact", "service", "services", "customer", "customers", "sales", "team"}
-    | {"office", "admin", "mail", "hello", "help", "desk", "billing", "hr", "press", "jobs", "news", "newsletter", "the", "and"}
-    | {
-        "kontakt",
-        "kunden",
-        "kundenservice",
-        "buero",
-        "presse",
-        "rechnung",
-        "vertrieb",
-        "contacto",
-        "ventas",
-        "atencion",
-        "clientes",
-    }
-    | {"facturation", "accueil", "commercial", "equipe", "data", "privacy", "protection", "datenschutz", "test", "user", "mailer"}
-)
-"""Words of addresses that are an office's or a program's, folded: they name nobody."""
-_FEWEST_LETTERS = 2
 SHORTEST_MENTION = 5
 """Smallest number of letters of a single word that is searched for in texts; shorter ones occur in too many."""
 
@@ -189,26 +169,11 @@ def mentions(identifier: str) -> frozenset[tuple[str, ...]]:
     others = {tuple(words_of(form)) for piece in _pieces(text) for form in foldings(piece)} | set(map(without_titles, own))
     if not is_mail(text):
         others |= {tuple(word for word in words_of(form) if word.isalpha()) for form in foldings(humps_apart(text))}
-        others |= {other for run in own | others for other in _rearranged(run)}
+        others |= {other for run in own | others for other in rearranged(run)}
     # Short parts of an identifier, "e x" for instance, occur in too many texts.
     long = {run for run in others if sum(map(len, run)) >= SHORTEST_MENTION}
     sure = (run for run in own | long if run)
     return frozenset(run for run in sure if len(run) > 1 or (len(run[0]) >= SHORTEST_MENTION and not run[0].isdigit()))
-
-
-def names_in_address(identifier: str) -> frozenset[tuple[str, ...]]:
-    """Return the word sequences by which a folded text has the name that a mail address is made of, as `nora.velt@example.org` is.
-
-    None where the local part is not two words and more, or is an office's: `customer.service`.
-    """
-    text = canonical(identifier)
-    if not is_mail(text):
-        return frozenset()
-    own = text.rpartition("@")[0].partition("+")[0]
-    runs = {tuple(word for word in words_of(form) if not word.isdigit()) for form in foldings(humps_apart(own))}
-    named = {run for run in runs if len(run) > 1 and all(word.isalpha() and len(word) >= _FEWEST_LETTERS for word in run)}
-    named = {run for run in named if _OFFICES.isdisjoint(run) and sum(map(len, run)) >= SHORTEST_MENTION}
-    return frozenset(named | {other for run in named for other in _rearranged(run)})
 
 
 def letters_apart(words: Sequence[str]) -> list[str]:
@@ -216,7 +181,7 @@ def letters_apart(words: Sequence[str]) -> list[str]:
     return [part for word in words for part in ([word] if word.isascii() else _UNSPACED.findall(word))]
 
 
-def _rearranged(run: tuple[str, ...]) -> set[tuple[str, ...]]:
+def rearranged(run: tuple[str, ...]) -> set[tuple[str, ...]]:
     """Return a name with its last word first or its first word last, as in `Velt, Nora`; a number with letters without spaces."""
     if len(run) < 2:
         return set()

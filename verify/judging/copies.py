@@ -31,6 +31,8 @@ WITHIN = 0.8
 UNKNOWN = (
     "Copies of one training are that close; so are trainings in which little is left to chance, which losses do not tell apart"
 )
+DISTINCT = "distinct references"
+"""Name of the check of the references, which stays open where there are too few records."""
 LEFT_ALONE: tuple[SetRole, ...] = ("holdout", "retain")
 
 
@@ -62,7 +64,7 @@ def copies_gates(table: ScoreTable, references: Sequence[str]) -> tuple[Gate, ..
             f"apart as from the model before unlearning. {UNKNOWN}, and how far retrainings differ is not known from them. Give "
             "references that were each trained by themselves, with a seed of their own for initialization and order."
         )
-        gates.append(Gate(name="distinct references", claims=("record",), passed=False, blocks="NOT_TESTABLE", reason=reason))
+        gates.append(Gate(name=DISTINCT, claims=("record",), passed=False, blocks="NOT_TESTABLE", reason=reason))
     if same:
         reason = (
             f"The model gives nearly the losses of {', '.join(same)} on records that the deletion leaves alone, less than "
@@ -78,7 +80,7 @@ def _too_few_to_tell() -> Gate:
         f"Whether the references are trainings of their own was not checked: that needs at least {ENOUGH} different records to "
         "keep (--retain FILE), or as many never-trained ones (--holdout FILE)."
     )
-    return Gate(name="distinct references", claims=("record",), passed=None, blocks="INCONCLUSIVE", reason=reason)
+    return Gate(name=DISTINCT, claims=("record",), passed=None, blocks="INCONCLUSIVE", reason=reason)
 
 
 def _losses(table: ScoreTable, models: Sequence[str], role: SetRole) -> Mapping[str, Array] | None:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from verify.judging.copies import DISTINCT
+from verify.judging.copies import ENOUGH as ENOUGH_FOR_A_DISTANCE
 from verify.judging.level_table_gates import LEVELS_UNCHECKED
 from verify.judging.record_claim import RecordClaim
 from verify.schema.attack_results import AttackResult
@@ -351,8 +353,11 @@ def next_step(facts: Facts) -> str | None:
         return "Give references that were trained on the records to keep as the model was, and audit again."
     if "utility" in failed:
         return "Give the records that the model was to keep (--retain FILE) and audit again: whether it still works was not tested."
-    if "distinct references" in failed:  # not evaluated: a failure is NOT_TESTABLE
-        return "Give more records to keep (--retain FILE), or never-trained ones (--holdout FILE), ten of a kind, and audit again."
+    if DISTINCT in failed:  # not evaluated: a failure is NOT_TESTABLE
+        return (
+            f"Give at least {ENOUGH_FOR_A_DISTANCE} different records to keep (--retain FILE), or as many never-trained "
+            "ones (--holdout FILE), and audit again."
+        )
     if "target among references" in failed:
         return (
             "Leave out the reference that the model is as close to as a copy, train another in its place (--seed), and audit again."
