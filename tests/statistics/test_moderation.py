@@ -1,4 +1,4 @@
-"""Moderated variances and fitted tails: known answers, and simulation from the models that they assume."""
+"""Moderated variances: known answers, and simulation from the models that they assume."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,6 @@ from scipy import special, stats
 
 from verify.statistics import moderated_variances
 from verify.statistics.moderation import inverse_trigamma, moderated_along
-from verify.statistics.tails import fit_scaled_t
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -87,35 +86,6 @@ def test_degenerate_variances_raise(sample: list[float], degrees: int) -> None:
     """Too few, negative, all-zero or missing variances and no degrees of freedom raise."""
     with pytest.raises(ValueError, match="variances"):
         moderated_variances(sample, degrees)
-
-
-@pytest.mark.parametrize(("degrees", "scale"), [(3.0, 1.5), (8.0, 2.0), (2.0, 1.0)])
-def test_a_tail_is_recovered(degrees: float, scale: float) -> None:
-    """Draws from a scaled t give back its degrees and scale within 15 %."""
-    found = fit_scaled_t(stats.t.rvs(degrees, scale=scale, size=20_000, random_state=2))
-    assert found.degrees == pytest.approx(degrees, rel=0.15)
-    assert found.scale == pytest.approx(scale, rel=0.15)
-
-
-def test_a_tail_is_never_narrowed() -> None:
-    """Statistics that stray less than they should leave the scale at 1: a lucky panel buys no power."""
-    assert fit_scaled_t(0.2 * np.random.default_rng(3).normal(size=2000)).scale == pytest.approx(1.0)
-
-
-@pytest.mark.parametrize("bad", [[], [1.0], [1.0, float("nan")]])
-def test_a_tail_needs_statistics(bad: list[float]) -> None:
-    """Fewer than two finite statistics raise."""
-    with pytest.raises(ValueError, match="two finite"):
-        fit_scaled_t(bad)
-
-
-def test_the_written_out_likelihood_is_scipys() -> None:
-    """No neighbour of the fit is likelier by scipy's own density: the slow twin of value and gradient."""
-    x = stats.t.rvs(4.0, scale=1.7, size=500, random_state=4)
-    found = fit_scaled_t(x)
-    best = stats.t.logpdf(x, found.degrees, scale=found.scale).sum()
-    for degrees, scale in ((1.02, 1.0), (0.98, 1.0), (1.0, 1.01), (1.0, 0.99), (1.02, 1.01), (0.98, 0.99)):
-        assert stats.t.logpdf(x, found.degrees * degrees, scale=found.scale * scale).sum() < best
 
 
 def test_a_prior_that_follows_a_covariate() -> None:

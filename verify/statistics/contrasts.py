@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 
 from scipy import stats
 
+from verify.statistics.critical_values import normal_quantile, t_quantile
 from verify.statistics.estimate import Estimate
 from verify.statistics.two_samples import StandardError
 
@@ -169,7 +170,7 @@ def _obstacle(contrast: Contrast, large: bool, detected: bool, margin: float, al
     relative = contrast.relative_error()
     if relative is None:
         return True, False, "one reference does not show how precise the channel is"
-    largest = margin / float(stats.t.ppf(1 - alpha, contrast.degrees) + stats.norm.ppf((1 + PASSES) / 2))
+    largest = margin / (t_quantile(1 - alpha, contrast.degrees) + normal_quantile((1 + PASSES) / 2))
     if relative > largest:
         return (
             True,
@@ -210,7 +211,7 @@ def _test(
     above, below = (n - margin * gap) / errors[0].size, (-n - margin * gap) / errors[1].size
     statistic, error = (above, errors[0]) if above >= below else (below, errors[1])
     p = min(1.0, float(stats.t.sf(statistic, error.degrees)) * 2 * max(valid, 1)) if usable else 1.0
-    within = all(t < -float(stats.t.ppf(1 - alpha, one.degrees)) for t, one in zip((above, below), errors, strict=True))
+    within = all(t < -t_quantile(1 - alpha, one.degrees) for t, one in zip((above, below), errors, strict=True))
     return ChannelTest(
         name=name,
         subjects=counts[0],
@@ -236,5 +237,5 @@ def _ratio(contrast: Contrast, alpha: float) -> Estimate | None:
     if gap <= 0:
         return None
     error = contrast.error(n / gap)
-    half = float(stats.t.ppf(1 - alpha, error.degrees)) * error.size / gap
+    half = t_quantile(1 - alpha, error.degrees) * error.size / gap
     return Estimate(n / gap, n / gap - half, n / gap + half, contrast.counts[0], 1 - 2 * alpha)

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
+from verify.statistics.critical_values import f_quantile
 from verify.statistics.subjects import subject_means, subject_numbers
 from verify.statistics.two_samples import difference_error
 
@@ -106,7 +106,7 @@ def noise_ratio(controls: Controls, alpha: float) -> NoiseRatio | None:
     by_subject = _ratio(subject_means(controls.residual, numbers), subject_means(controls.references, numbers))
     if ratio is None or by_subject is None:
         return None
-    quantile = float(stats.f.ppf(1 - alpha, subjects - 1, (subjects - 1) * (references - 1)))
+    quantile = f_quantile(1 - alpha, subjects - 1, (subjects - 1) * (references - 1))
     return NoiseRatio(ratio, ratio / quantile, by_subject, len(numbers), subjects)
 
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
+from verify.statistics.critical_values import beta_quantile, t_quantile
 from verify.statistics.estimate import Estimate, require_confidence
 
 
@@ -23,8 +23,8 @@ def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> Es
         raise ValueError(f"successes must lie in 0..trials and trials be at least 1, got {successes} of {trials}")
     tail = (1 - confidence) / 2
     # The limits are quantiles of beta distributions, which do not exist at 0 or n successes: there they are 0 and 1.
-    low = 0.0 if successes == 0 else float(stats.beta.ppf(tail, successes, trials - successes + 1))
-    high = 1.0 if successes == trials else float(stats.beta.ppf(1 - tail, successes + 1, trials - successes))
+    low = 0.0 if successes == 0 else beta_quantile(tail, successes, trials - successes + 1)
+    high = 1.0 if successes == trials else beta_quantile(1 - tail, successes + 1, trials - successes)
     return Estimate(successes / trials, low, high, trials, confidence)
 
 
@@ -45,5 +45,5 @@ def mean_with_interval(values: ArrayLike, confidence: float = 0.95) -> Estimate:
     if not np.isfinite(x).all():
         raise ValueError("the values must be finite")
     mean = float(x.mean())
-    half = float(stats.t.ppf((1 + confidence) / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
+    half = float(t_quantile((1 + confidence) / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
     return Estimate(mean, mean - half, mean + half, len(x), confidence)

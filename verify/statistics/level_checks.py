@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from verify.statistics.channels import EXACT_TEXT
+from verify.statistics.critical_values import t_quantile
 from verify.statistics.estimate import Estimate
 from verify.statistics.intervals import clopper_pearson
 from verify.statistics.level_contrast import TableLosses
@@ -211,7 +211,7 @@ def controls_unseen(losses: TableLosses, control_subjects: Sequence[str], gap: f
     numbers = subject_numbers(control_subjects)
     own = subject_means(losses.control_original - losses.control_target, numbers)
     error = float(own.std(ddof=1) / np.sqrt(len(own)))
-    limit = max(float(stats.t.ppf(1 - CONTROLS_LEVEL, len(own) - 1)) * error, margin * max(gap, 0.0) / 2)
+    limit = max(t_quantile(1 - CONTROLS_LEVEL, len(own) - 1) * error, margin * max(gap, 0.0) / 2)
     return ControlsCheck(float(own.mean()), error, limit)
 
 

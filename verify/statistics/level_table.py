@@ -44,6 +44,7 @@ from scipy import stats
 from verify.statistics.channels import EXACT_TEXT
 from verify.statistics.contrasts import CHANNEL_SHARE, ChannelsVerdict, ChannelTest, judge_contrasts
 from verify.statistics.controls import ExcessSpread, NoiseRatio
+from verify.statistics.critical_values import f_quantile, t_quantile
 from verify.statistics.estimate import Estimate
 from verify.statistics.level_contrast import TableContrast, TableLosses
 from verify.statistics.level_fit import MIN_CONTROL_SUBJECTS, Calibration
@@ -248,7 +249,7 @@ def _residual(
 
 def _mean_test(found: Calibration, n: float, gap: float, margin: float, alpha: float, share: float) -> MeanTest:
     above, below = ((sign * n - margin * gap) / found.standard_error(1.0, -sign * margin).size for sign in (1, -1))
-    certify, accuse = (float(stats.t.ppf(1 - level, found.degrees)) for level in (alpha, share * alpha / 4))
+    certify, accuse = (t_quantile(1 - level, found.degrees) for level in (alpha, share * alpha / 4))
     return MeanTest(above, below, certify, accuse, max(above, below) < -certify, max(above, below) > accuse)
 
 
@@ -260,7 +261,7 @@ def _spread_test(found: Calibration, margin: float, alpha: float) -> SpreadTest:
     own, noise = subject_means(found.residual**2, forget), subject_means(scale * found.control_residual**2, control)
     error = difference_error(own, noise)
     excess = float(own.mean() - noise.mean())
-    limit = excess + float(stats.t.ppf(1 - alpha, error.degrees)) * error.size
+    limit = excess + t_quantile(1 - alpha, error.degrees) * error.size
     # The noise of g would widen what is allowed where the gap is small.
     gaps = float(subject_means(found.gap**2, forget).mean() - subject_means(found.control_gap**2, control).mean())
     upper, allowed = float(np.sqrt(max(limit, 0.0))), 2 * margin * float(np.sqrt(max(gaps, 0.0)))
@@ -294,5 +295,5 @@ def _noise_against_original(found: Calibration, alpha: float) -> NoiseRatio:
     records = [max(float(np.mean(values**2)), TINY) for values in both]
     means = [max(float(np.mean(subject_means(values, numbers) ** 2)), TINY) for values in both]
     ratio = records[0] / records[1]
-    quantile = float(stats.f.ppf(1 - alpha, found.degrees, found.degrees))
+    quantile = f_quantile(1 - alpha, found.degrees, found.degrees)
     return NoiseRatio(ratio, ratio / quantile, means[0] / means[1], len(numbers), subjects)

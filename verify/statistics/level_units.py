@@ -6,9 +6,9 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from verify.statistics.controls import NoiseRatio
+from verify.statistics.critical_values import f_quantile
 from verify.statistics.level_fit import Calibration, Lines, Side, lines, moments
 from verify.statistics.moderation import ModeratedVariances, moderated_along, moderated_variances
 from verify.statistics.multiplicity import Rejections, benjamini_hochberg, holm
@@ -92,7 +92,7 @@ def unit_tests(
     noise = found.noise_of_subjects[1]
     means = subject_means(found.control_residual, control)
     of_means = float(np.mean(means**2) / (np.mean(noise) * (1 + 1 / len(found.forget.unseen))))
-    quantile = float(stats.f.ppf(1 - alpha, found.degrees, found.control.subjects * (len(found.forget.unseen) - 1)))
+    quantile = f_quantile(1 - alpha, found.degrees, found.control.subjects * (len(found.forget.unseen) - 1))
     ratios = NoiseRatio(ratio, ratio / quantile, of_means, len(control), found.control.subjects)
     return by_record, _subject_test(found, means, margin, half, unasked) if several else None, ratios
 

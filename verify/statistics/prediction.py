@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from verify.statistics.critical_values import t_quantile
 from verify.statistics.estimate import Estimate
 
 
@@ -90,5 +91,5 @@ def mean_of_new(values: ArrayLike, count: int, confidence: float) -> Estimate:
         raise ValueError(f"expected at least two finite draws [N] and a count of at least one, got {drawn.shape} and {count}")
     mean = float(drawn.mean())
     error = float(drawn.std(ddof=1)) * (1 / len(drawn) + 1 / count) ** 0.5
-    reach = float(stats.t.ppf((1 + confidence) / 2, len(drawn) - 1)) * error
+    reach = t_quantile((1 + confidence) / 2, len(drawn) - 1) * error
     return Estimate(mean, mean - reach, mean + reach, n=len(drawn), level=confidence)

@@ -47,9 +47,9 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from verify.statistics.controls import Controls, ExcessSpread, NoiseRatio, excess_spread, noise_ratio
+from verify.statistics.critical_values import t_quantile
 from verify.statistics.estimate import Estimate
 from verify.statistics.multiplicity import benjamini_hochberg, holm
 from verify.statistics.panel import ReferencePanel, reference_panel
@@ -233,11 +233,11 @@ def _spread_test(d: Array, g: Array, panel: ReferencePanel, margin: float, alpha
     if controls is not None and panel.numbers is not None:
         beyond = excess_spread(d, panel.losses, panel.numbers, controls)
     if beyond is None:
-        t = float(stats.t.ppf(1 - alpha, count - 1))
+        t = t_quantile(1 - alpha, count - 1)
         # s_M sqrt(1 + 1/R) is f(0), the standard error of the mean residual.
         upper = float(_rms(d) + t * panel.spread * np.sqrt(1 + 1 / count))
     else:
-        limit = beyond.excess + float(stats.t.ppf(1 - alpha, beyond.degrees)) * beyond.standard_error
+        limit = beyond.excess + t_quantile(1 - alpha, beyond.degrees) * beyond.standard_error
         upper = float(np.sqrt(max(limit, 0.0)))
     return SpreadTest(upper, float(allowed), bool(upper < allowed), beyond)
 
@@ -253,13 +253,13 @@ def _mean_test(n: float, gap: float, spread: float, count: int, margin: float, a
     # Positive where the bound is exceeded; C1 needs both clearly negative, A1 needs one clearly positive.
     above = (n - margin * gap) / standard_error(margin)
     below = -(n + margin * gap) / standard_error(-margin)
-    certify, accuse = (float(stats.t.ppf(1 - level, count - 1)) for level in (alpha, share * alpha / 4))
+    certify, accuse = (t_quantile(1 - level, count - 1) for level in (alpha, share * alpha / 4))
     return MeanTest(above, below, certify, accuse, max(above, below) < -certify, max(above, below) > accuse)
 
 
 def _fieller(n: float, gap: float, spread: float, count: int, alpha: float) -> Estimate | None:
     """Solve Fieller's quadratic inequality for its interval: all x with |N - x G| <= t f(x), that is a x^2 - 2 b x + rest <= 0."""
-    c = float(stats.t.ppf(1 - alpha, count - 1) * spread) ** 2
+    c = (t_quantile(1 - alpha, count - 1) * spread) ** 2
     a, b, rest = gap**2 - c / count, n * gap - c / count, n**2 - c * (1 + 1 / count)
     if gap <= 0 or a <= 0:  # a <= 0: the gap is within its own error, and the solution set is unbounded
         return None

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
 
+from verify.statistics.critical_values import normal_quantile
 from verify.statistics.estimate import Estimate, require_confidence
 from verify.statistics.intervals import clopper_pearson
 
@@ -82,13 +83,13 @@ def membership_auc(members: ArrayLike, nonmembers: ArrayLike, confidence: float 
     variance = placements_m.var(ddof=1) / m + placements_n.var(ddof=1) / n
     if 0 < area < 1 and variance > 0:
         # Delta method: d logit(A) / dA = 1 / (A (1 - A)).
-        logit, width = np.log(area / (1 - area)), stats.norm.ppf(1 - tail) * np.sqrt(variance) / (area * (1 - area))
+        logit, width = np.log(area / (1 - area)), normal_quantile(1 - tail) * np.sqrt(variance) / (area * (1 - area))
         low, high = (float(1 / (1 + np.exp(-(logit + sign * width)))) for sign in (-1, 1))
     else:
         reach = 1 - tail ** (1 / min(m, n))
         low, high = max(0.0, area - reach), min(1.0, area + reach)
     if min(m, n) < FEW:
-        wider = _score_interval(area, m, n, float(stats.norm.ppf(1 - tail)))
+        wider = _score_interval(area, m, n, normal_quantile(1 - tail))
         low, high = min(low, wider[0]), max(high, wider[1])
     return Estimate(area, min(low, area), max(high, area), m + n, confidence)
 
