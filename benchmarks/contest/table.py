@@ -29,7 +29,8 @@ LEGEND = (
     "exact text included. Attacks: number of quick attacks that distinguish it from every reference, in either direction and "
     "beyond both intervals. Utility: token probability on the retain set relative to the references. Relearning: area of excess "
     "recovery after a short training on other records. Probes: treatments under which the residual is beyond the margin. Cost: of "
-    "the chosen run, in retrainings by tokens; the search over the settings comes on top."
+    "the chosen run, in retrainings by the tokens that it trains on; the search over the settings comes on top. A dash there: "
+    "weights are edited without training, and the passes over the records that this takes are not counted."
 )
 SHORT = (
     "Number of seeds in brackets. Verdicts: E equivalent within the margin, I inconclusive, N not forgotten, T not testable (the "
@@ -240,7 +241,7 @@ def _row(name: str, found: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
         _spread([entry["utility"] for entry in judged]),
         _spread([entry.get("relearning", {}).get("other records") for entry in judged]),
         _of([sum(accused for _, accused in treated) for treated in probes], [len(treated) for treated in probes]),
-        _spread([entry.get("share_of_retraining") for entry in judged]),
+        _spread([entry.get("share_of_retraining") or None for entry in judged]),
     )
 
 
