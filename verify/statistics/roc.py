@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, stats
+from scipy import optimize
 
 from verify.statistics.critical_values import normal_quantile
 from verify.statistics.estimate import Estimate, require_confidence
@@ -73,11 +73,9 @@ def membership_auc(members: ArrayLike, nonmembers: ArrayLike, confidence: float 
     m, n = len(positive), len(negative)
     if min(m, n) < 2:
         raise ValueError(f"an AUC with an interval needs at least 2 members and 2 non-members, got {m} and {n}")
-    # DeLong's placement values: the share of non-members below each member [M], and of members above each non-member [N]. A midrank
-    # among all scores less the midrank within the own class counts the other class's scores below, ties as one half.
-    ranks = stats.rankdata(np.concatenate([positive, negative]))
-    placements_m = (ranks[:m] - stats.rankdata(positive)) / n
-    placements_n = 1 - (ranks[m:] - stats.rankdata(negative)) / m
+    # DeLong's placement values: the share of non-members below each member [M], and of members above each non-member [N].
+    placements_m = _below(positive, negative) / n
+    placements_n = 1 - _below(negative, positive) / m
     area = float(placements_m.mean())
     tail = (1 - confidence) / 2
     variance = placements_m.var(ddof=1) / m + placements_n.var(ddof=1) / n
@@ -92,6 +90,12 @@ def membership_auc(members: ArrayLike, nonmembers: ArrayLike, confidence: float 
         wider = _score_interval(area, m, n, normal_quantile(1 - tail))
         low, high = min(low, wider[0]), max(high, wider[1])
     return Estimate(area, min(low, area), max(high, area), m + n, confidence)
+
+
+def _below(scores: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Count how many of the others lie below each score, ties as one half [N]."""
+    ordered = np.sort(others)
+    return (np.searchsorted(ordered, scores, "left") + np.searchsorted(ordered, scores, "right")) / 2
 
 
 def _score_interval(area: float, m: int, n: int, z: float) -> tuple[float, float]:
