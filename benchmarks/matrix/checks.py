@@ -12,6 +12,10 @@ LEVEL = 0.05
 """Probability that a check fails by chance: all comparisons with the bound together, or each exact deletion."""
 
 
+EXACT = ("exact", "rollback")
+"""Rows of exact deletions from the untouched model, the first of which in a run shows what is left without the records."""
+
+
 @dataclass(frozen=True)
 class Check:
     """One check.
@@ -73,7 +77,7 @@ def untouched_detected(cells: Sequence[Cell]) -> Check:
 def exact_passes(cells: Sequence[Cell]) -> Check:
     """Check that exact deletions are not distinguished from retrainings more often than the audit's own level allows."""
     name = "exact deletion is indistinguishable from retraining"
-    chosen = [cell for cell in cells if cell.row == "exact"]
+    chosen = [cell for cell in cells if cell.row in EXACT]
     if not chosen:
         return Check(name, None, "no exact deletion in this run")
     accused = sum(cell.verdict == "NOT_FORGOTTEN" or cell.triggers.kept is True for cell in chosen)

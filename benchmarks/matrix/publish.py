@@ -110,9 +110,10 @@ class Results:
 
     @property
     def name(self) -> str:
-        """The name of its files; that of few people on a pretrained model stands beside the full size."""
-        few = f"_{SMOLLM2_FEW.name}" if self.about["setting"] == SMOLLM2_FEW.name else ""
-        return f"matrix_{self.about['data']}{few}_{self.about['tuning']}"
+        """The name of its files; those of few people on a pretrained model, and of training in float32, stand beside the others."""
+        few = self.about["setting"] == SMOLLM2_FEW.name
+        precise = few and not self.about["training"]["bf16"]  # whether bfloat16 is computed depends on the processor
+        return f"matrix_{self.about['data']}{few * '_few'}_{self.about['tuning']}{precise * '_float32'}"
 
     @property
     def rows(self) -> dict[str, Row]:

@@ -66,7 +66,8 @@ class Cell(Frozen):
             pretrained base model; empty for a base from scratch.
         counts: calls for the bound of differential privacy.
         tokens: tokens that making the model took, as a share of a retraining's; for a deletion, without training the original.
-        seconds, memory: wall-clock time of making the model, and its peak memory above the start, MiB.
+        seconds, memory: wall-clock time of making the model, None where other work on the machine makes it incomparable, and its
+            peak memory above the start, MiB.
 
     What has a default is missing in files of earlier versions.
     """
@@ -90,7 +91,7 @@ class Cell(Frozen):
     counts: tuple[Counts, ...]
     tokens: float | None = None
     rule: int | None = None
-    seconds: float
+    seconds: float | None
     memory: float
 
     def attack(self, name: str) -> Membership:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from benchmarks.matrix.checks import Check
+from benchmarks.matrix.checks import EXACT, Check
 from benchmarks.matrix.figure import HEADLINE, PANELS
 from benchmarks.matrix.results import Cell, span
 from benchmarks.matrix.rows import Row
@@ -63,11 +63,11 @@ def _general(kind: str, cell: Cell) -> Value | None:
 
 
 def _row(cells: Sequence[Cell], row: Row, columns: Sequence[Column], counted: bool) -> list[str]:
-    seconds, memory = (sum(getattr(cell, name) for cell in cells) / len(cells) for name in ("seconds", "memory"))
+    seconds, memory = _seconds(cells), sum(cell.memory for cell in cells) / len(cells)
     known = [cell.tokens for cell in cells if cell.tokens is not None]
     tokens = [f"{sum(known) / len(known):.2f}" if known else "-"] if counted else []
     values = [_spanned(cells, read) for _, read in columns]
-    return [row.label, *values, *tokens, f"{seconds:.1f}", f"{memory:.0f}", _verdicts(cells)]
+    return [row.label, *values, *tokens, "-" if seconds is None else f"{seconds:.1f}", f"{memory:.0f}", _verdicts(cells)]
 
 
 def _poisoned_row(cells: Sequence[Cell], row: Row) -> list[str]:
@@ -102,10 +102,11 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]
 def sentences(cells: Sequence[Cell], rows: Mapping[str, Row]) -> str:
     """Format what each defence achieves against each threat, as a Markdown list."""
     grouped = by_row(cells, rows)
+    exact = next((name for name in EXACT if name in grouped), None)
     lines = [
-        f"- **{rows[name].label}**: {_judged(found, grouped)}"
+        f"- **{rows[name].label}**: {_judged(found, grouped, exact)}"
         for name, found in grouped.items()
-        if rows[name].step != "poisoned" and name not in ("none", "exact")
+        if rows[name].step != "poisoned" and name not in ("none", exact)
     ]
     return "\n".join([*lines, *_poisoned_sentences(grouped, rows), *_base_sentence(cells)]) + "\n"
 
@@ -116,16 +117,18 @@ def _base_sentence(cells: Sequence[Cell]) -> list[str]:
     return [f"- **The base model** before fine-tuning has utility {span(known).short()} of retraining's."] if known else []
 
 
-def _judged(found: Sequence[Cell], grouped: BY_ROW) -> str:
+def _judged(found: Sequence[Cell], grouped: BY_ROW, exact: str | None) -> str:
+    """Say what is left of each threat, of the distance between no defence and this row of an exact deletion."""
     threats = []
     for name, (_, read) in zip(("membership inference", "extraction", "the backdoor"), PANELS, strict=True):
         here, none = _mean(found, read), _mean(grouped["none"], read)
-        floor = _mean(grouped["exact"], read) if "exact" in grouped else _floor(found, name)
+        floor = _floor(found, name) if exact is None else _mean(grouped[exact], read)
         kept = left_of(here, none, floor)
         threats.append(f"{_word(kept)} {name} ({_share(kept)}: {here:.2f}; no defence {none:.2f}, retraining {floor:.2f})")
     utility = span([cell.utility for cell in found])
-    seconds = _seconds(found) / _seconds(grouped["none"])
-    return f"{'; '.join(threats)}. Utility {utility.short()} of retraining's, {seconds:.1f} x the time of training without defence."
+    seconds, without = _seconds(found), _seconds(grouped["none"])
+    time = f", {seconds / without:.1f} x the time of training without defence" if seconds and without else ""
+    return f"{'; '.join(threats)}. Utility {utility.short()} of retraining's{time}."
 
 
 def left_of(here: float, none: float, floor: float) -> float | None:
@@ -177,8 +180,10 @@ def _mean(cells: Sequence[Cell], read: Callable[[Cell], Value]) -> float:
     return sum(read(cell).value for cell in cells) / len(cells)
 
 
-def _seconds(cells: Sequence[Cell]) -> float:
-    return sum(cell.seconds for cell in cells) / len(cells)
+def _seconds(cells: Sequence[Cell]) -> float | None:
+    """Return the mean time of making a row's models; None where one of them has none."""
+    known = [cell.seconds for cell in cells if cell.seconds is not None]
+    return sum(known) / len(known) if len(known) == len(cells) else None
 
 
 def checks_as_list(checks: Sequence[Check]) -> str:

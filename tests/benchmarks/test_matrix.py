@@ -7,7 +7,7 @@ import pytest
 from matrix_cells import counts, make_cell, value
 
 from benchmarks.matrix import __main__ as command
-from benchmarks.matrix.checks import control_detected, exact_passes, privacy_bound, untouched_detected
+from benchmarks.matrix.checks import control_detected, exact_passes, privacy_bound, run_checks, untouched_detected
 from benchmarks.matrix.figure import draw
 from benchmarks.matrix.measure import held_out_counts
 from benchmarks.matrix.publish import Results, results_of, update_page
@@ -295,6 +295,27 @@ def test_committed_results_are_still_read() -> None:
     assert len(committed) >= 4
     for path in committed:
         assert [check.passed for check in Results.read([path]).checks] == [entry["passed"] for entry in read_json(path)["checks"]]
+
+
+def test_an_exact_rollback_stands_for_the_retraining_that_a_run_lacks() -> None:
+    """Sentences compare with it, and the check examines it, where the row of retraining was not run."""
+    found, rows = [make_cell("none"), make_cell("npo"), make_cell("rollback", auc=0.55)], rows_of(SMOLLM2, "lora")
+    assert "no defence 1.00, retraining 0.55" in sentences(found, rows)
+    assert "rollback" not in sentences(found, rows), "it would be compared with itself"
+    assert "no defence 1.00, retraining 0.50" in sentences(found[:2], rows)
+    passed = [check.passed for check in run_checks(found) if check.name.startswith("exact deletion")]
+    assert passed == [False], "the cell says NOT_FORGOTTEN"
+
+
+def test_a_time_that_cannot_be_compared_is_left_out() -> None:
+    """A dash in the table, and no sentence about it, also where only the untouched model has none."""
+    rows = rows_of(SMOLLM2, "lora")
+    timed = [make_cell("none"), make_cell("npo")]
+    assert "1.0 x the time" in sentences(timed, rows)
+    for untimed in (["npo"], ["none"], ["none", "npo"]):
+        found = [make_cell(row, **({"seconds": None} if row in untimed else {})) for row in ("none", "npo")]
+        assert "x the time" not in sentences(found, rows)
+        assert table(found, rows).count("| - | 5 |") == len(untimed)
 
 
 def test_columns_of_a_pretrained_base() -> None:
