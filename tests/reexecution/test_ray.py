@@ -139,6 +139,35 @@ def test_a_killed_worker_changes_nothing(
     assert apart.model_copy(update={"created": alone.created, "seconds": alone.seconds}).text() == alone.text()
 
 
+def test_a_cluster_that_is_slow_to_take_a_client_is_asked_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it listens, the second answer counts; where nothing listens, or it fails twice, the error names the cluster."""
+    import ray
+
+    asked = []
+
+    def init(address: str, **_: object) -> Any:
+        asked.append(address)
+        if len(asked) != 2:
+            raise ConnectionError
+        raise KeyError("the second answer")  # stands for a client: nothing runs here
+
+    monkeypatch.setattr(ray, "init", init)
+    job = [Job("a", 1.0, pow, {"base": 1, "exp": 1})]
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        engine = f"ray://127.0.0.1:{listening.getsockname()[1]}"
+        with pytest.raises(KeyError, match="the second answer"):
+            list(run_jobs(job, engine=engine))
+        assert asked == [engine] * 2
+        with pytest.raises(InputError, match="nothing answers at ray:"):
+            list(run_jobs(job, engine=engine))
+        assert asked == [engine] * 4
+    with pytest.raises(InputError, match="nothing answers at ray:"):
+        list(run_jobs(job, engine=engine))
+    assert asked == [engine] * 5
+
+
 def test_a_missing_cluster_is_named() -> None:
     """An engine of no known kind is refused with the kinds there are."""
     with pytest.raises(InputError, match="dask://HOST:PORT or ray://HOST:PORT"):

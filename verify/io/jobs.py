@@ -1,6 +1,7 @@
 """Parallel execution of jobs, each in a process of its own with its share of the cores, here or on a cluster."""
 
 import os
+import socket
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -175,7 +176,7 @@ def _run_on_ray(jobs: Sequence[Job], address: str) -> Iterator[tuple[int, Any]]:
     with _connecting("ray", address):
         import ray
 
-        client = ray.init(address=f"ray://{address}", log_to_driver=False)
+        client = _ray_client(address)
     with client:
         task = ray.remote(num_cpus=1, max_retries=ATTEMPTS)(_run_numbered)
         waiting = [task.remote(number, job.run, dict(job.arguments), 1) for number, job in enumerate(jobs)]
@@ -190,6 +191,18 @@ def _run_on_ray(jobs: Sequence[Job], address: str) -> Iterator[tuple[int, Any]]:
                 ) from None
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from None  # as it was raised, without the worker's traceback in its message
+
+
+def _ray_client(address: str) -> Any:
+    """Connect; once more where the cluster listens, but took longer for a client than the half minute that Ray allows it."""
+    import ray
+
+    try:
+        return ray.init(address=f"ray://{address}", log_to_driver=False)
+    except ConnectionError:
+        host, _, port = address.partition("/")[0].rpartition(":")
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()  # an OSError where nothing listens
+        return ray.init(address=f"ray://{address}", log_to_driver=False)
 
 
 def _run_numbered(number: int, run: Callable[..., Any], arguments: dict[str, Any], threads: int | None) -> tuple[int, Any]:
