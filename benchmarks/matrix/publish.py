@@ -29,6 +29,7 @@ record that is extracted given the rest. Triggers are tested on prompts that wer
 retain records, relative to retraining; `unseen text`: token probability on never-trained records. Seconds and MiB are for making
 the model; for a deletion, without training the original. A verdict in parentheses: the references were trained differently from
 this model, so the verdict is not on deletion alone."""
+UNTIMED_NOTE = "A dash under `seconds`: other work ran on the machine, so that the time cannot be compared."
 GENERAL_NOTE = """`Wikipedia text` and `novel text`: token probability on 24 passages of a thousand characters each of WikiText-2
 (its test part) and of Treasure Island, relative to the base model before any fine-tuning. `tokens`: tokens that making the model
 took, relative to a retraining."""
@@ -111,9 +112,10 @@ class Results:
     @property
     def name(self) -> str:
         """The name of its files; those of few people on a pretrained model, and of training in float32, stand beside the others."""
-        few = self.about["setting"] == SMOLLM2_FEW.name
-        precise = few and not self.about["training"]["bf16"]  # whether bfloat16 is computed depends on the processor
-        return f"matrix_{self.about['data']}{few * '_few'}_{self.about['tuning']}{precise * '_float32'}"
+        few = "_few" if self.about["setting"] == SMOLLM2_FEW.name else ""
+        # Whether these are trained in bfloat16 depends on the processor.
+        precision = "_float32" if few and not self.about["training"]["bf16"] else ""
+        return f"matrix_{self.about['data']}{few}_{self.about['tuning']}{precision}"
 
     @property
     def rows(self) -> dict[str, Row]:
@@ -180,6 +182,7 @@ class Results:
             f"{machine}{beside}; {versions}; seeds {', '.join(map(str, about['seeds']))}; {about['created']}.",
             self.rules(),
             NOTES,
+            *([UNTIMED_NOTE] if any(cell.seconds is None for cell in self.cells) else []),
             *([GENERAL_NOTE] if any(cell.general for cell in self.cells) else []),
             *self.parts(""),
         ]

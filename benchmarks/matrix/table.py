@@ -124,7 +124,8 @@ def _judged(found: Sequence[Cell], grouped: BY_ROW, exact: str | None) -> str:
         here, none = _mean(found, read), _mean(grouped["none"], read)
         floor = _floor(found, name) if exact is None else _mean(grouped[exact], read)
         kept = left_of(here, none, floor)
-        threats.append(f"{_word(kept)} {name} ({_share(kept)}: {here:.2f}; no defence {none:.2f}, retraining {floor:.2f})")
+        least = "rollback" if exact == "rollback" else "retraining"
+        threats.append(f"{_word(kept)} {name} ({_share(kept)}: {here:.2f}; no defence {none:.2f}, {least} {floor:.2f})")
     utility = span([cell.utility for cell in found])
     seconds, without = _seconds(found), _seconds(grouped["none"])
     time = f", {seconds / without:.1f} x the time of training without defence" if seconds and without else ""

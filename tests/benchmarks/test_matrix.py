@@ -300,8 +300,8 @@ def test_committed_results_are_still_read() -> None:
 def test_an_exact_rollback_stands_for_the_retraining_that_a_run_lacks() -> None:
     """Sentences compare with it, and the check examines it, where the row of retraining was not run."""
     found, rows = [make_cell("none"), make_cell("npo"), make_cell("rollback", auc=0.55)], rows_of(SMOLLM2, "lora")
-    assert "no defence 1.00, retraining 0.55" in sentences(found, rows)
-    assert "rollback" not in sentences(found, rows), "it would be compared with itself"
+    assert "no defence 1.00, rollback 0.55" in sentences(found, rows)
+    assert "unlearning: rollback" not in sentences(found, rows), "it would be compared with itself"
     assert "no defence 1.00, retraining 0.50" in sentences(found[:2], rows)
     passed = [check.passed for check in run_checks(found) if check.name.startswith("exact deletion")]
     assert passed == [False], "the cell says NOT_FORGOTTEN"

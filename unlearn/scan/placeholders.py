@@ -2,8 +2,8 @@
 
 A row of a requested person with the name `Guest User` would otherwise link that person with every guest. Recognized are values made
 of words of a published list alone, in English, German, French, Spanish, Italian, Dutch and Portuguese, names of the form John Doe,
-and numbers of one digit or of the digits in their order. What is beside more than
-`MOST_SHARED` other identifiers is found in the data.
+and numbers of one digit or of the digits in their order. What is beside more than `MOST_SHARED` other identifiers is found in
+the data.
 """
 
 from verify.data.canonical import canonical, is_mail

@@ -200,9 +200,19 @@ def _ray_client(address: str) -> Any:
     try:
         return ray.init(address=f"ray://{address}", log_to_driver=False)
     except ConnectionError:
-        host, _, port = address.partition("/")[0].rpartition(":")
-        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()  # an OSError where nothing listens
+        if not _listens(address):
+            raise
         return ray.init(address=f"ray://{address}", log_to_driver=False)
+
+
+def _listens(address: str) -> bool:
+    """Return whether anything takes connections at HOST:PORT."""
+    host, _, port = address.partition("/")[0].rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except (OSError, ValueError, OverflowError):  # nothing there, or no port that there could be
+        return False
+    return True
 
 
 def _run_numbered(number: int, run: Callable[..., Any], arguments: dict[str, Any], threads: int | None) -> tuple[int, Any]:
