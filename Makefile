@@ -11,13 +11,15 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 install: .venv/.installed
 
 .venv/.installed: setup.cfg constraints.txt
-	# Compiled as it is installed: where PYTHONDONTWRITEBYTECODE is set, as in many containers, every process would compile it again.
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 	# Flower 1.42 asks for older typer, rich, packaging, fastapi and uvicorn than the tests run with, for its own command line
 	# and servers. What its FedAvg and its simulation import is in [dev]; it is put beside that without its list of requirements.
-	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt flwr
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps --constraint constraints.txt flwr
+	# Compiled now, by all cores and not by one as pip does: where PYTHONDONTWRITEBYTECODE is set, as in many containers, every process
+	# would compile it again. Files that are for another version of Python are left as they are.
+	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 	@touch $@
 
 demo: install

@@ -11,9 +11,10 @@ import socket
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 from typing import Any
+from unittest import mock
 
 CONTEXT = multiprocessing.get_context("forkserver")
 # Third parties only: the server knows neither the path of the tests nor where the packages under test are.
@@ -121,3 +122,42 @@ def in_processes(count: int, function: Callable[..., Any], *given: Any) -> list[
         for process in started.values():
             process.kill()
     return [results[answers] for answers in started]
+
+
+@contextlib.contextmanager
+def dask_cluster() -> Iterator[str]:
+    """A Dask cluster of two workers, each such a process with one thread, and its HOST:PORT.
+
+    It looks at itself seldom: an idle one, as Dask sets it up, takes an eighth of a core from the tests beside it.
+    """
+    import dask
+    import distributed.utils
+    from distributed import LocalCluster
+
+    settings = {
+        "distributed.worker.multiprocessing-method": "forkserver",
+        "distributed.worker.profile.enabled": False,
+        "distributed.admin.tick.interval": "2s",
+        "distributed.admin.system-monitor.interval": "10s",
+    }
+    with (
+        mock.patch.object(distributed.utils, "_forkserver_preload_set", True),  # else Dask has its own list imported
+        dask.config.set(settings),
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as made,
+    ):
+        yield made.scheduler_address.removeprefix("tcp://")
+
+
+@contextlib.contextmanager
+def local_workers() -> Iterator[None]:
+    """Let the workers of this machine, which import all that they need, be such processes; no worker of before or after is one."""
+    from joblib.externals.loky import get_reusable_executor
+    from joblib.externals.loky.backend.context import set_start_method
+
+    get_reusable_executor().shutdown(wait=True, kill_workers=True)
+    set_start_method("forkserver", force=True)
+    try:
+        yield
+    finally:
+        get_reusable_executor().shutdown(wait=True, kill_workers=True)
+        set_start_method(None, force=True)

@@ -108,6 +108,7 @@ def test_a_part_that_fails_says_where() -> None:
 def test_every_stage(talker: Path, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run is cut off by its time, then a row fails, and each further run makes only what is missing; models are removed at the
     end, and the table needs none."""
+    monkeypatch.setattr("benchmarks.matrix.general.COUNT", 4)
     place = Place(tmp_path / "matrix", SMOLLM2_CI, "lora", str(talker))
 
     def go_on(**changes: Any) -> list[Cell]:
@@ -149,7 +150,7 @@ def test_every_stage(talker: Path, library: Path, tmp_path: Path, monkeypatch: p
     evidence = Evidence.load(place.cell("npo", 0) / "audit" / "evidence.json")
     assert evidence.settings.channels == CHANNELS
     for cell in cells.values():
-        assert {kind: found.n for kind, found in cell.general.items()} == dict.fromkeys(SOURCES, COUNT)
+        assert {kind: found.n for kind, found in cell.general.items()} == dict.fromkeys(SOURCES, 4)
         assert cell.tokens is not None
         assert cell.base_utility is not None
     train, keep = (len(load_records(place.data(role))) for role in ("train", "keep"))

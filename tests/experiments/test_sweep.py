@@ -169,6 +169,7 @@ def test_a_cluster_does_the_same(dask_engine: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_a_local_worker_that_dies_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every job's result, also of one whose worker was killed; workers that die again and again are an error, not a wait."""
     jobs = [Job(str(n), 1.0, work, {"folder": str(tmp_path), "number": n, "dies_first": n == 1}) for n in range(3)]

@@ -153,6 +153,7 @@ def test_shards_are_measured(model_dir: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_workers_measure_the_same(elsewhere: Elsewhere, honest: tuple[Reexecution, Path], tmp_path: Path) -> None:
     """Side by side: the distances are those of a single process, byte for byte."""
     for name, rows in (("data", ROWS), ("gone", GONE)):

@@ -45,6 +45,7 @@ def asked(given: dict[str, Any]) -> Request:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_workers_give_the_same_proof(rolled_back: dict[str, Any], dask_engine: str) -> None:
     """Byte for byte but for the times: one process, two local ones, and a cluster of which a worker is killed in the middle."""
     alone = reexecute(**rolled_back, from_base=True)

@@ -50,8 +50,11 @@ def asked(shell: Shell, *people: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_from_receipt_to_certificate_by_a_table(world: Path, shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_receipt_to_certificate_by_a_table(
+    world: Path, shell: Shell, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No reference is trained; evidence and registration name the table; rows leave; the next request is judged by it too."""
+    monkeypatch.setattr("verify.judging.measured_power.DRAWS", 20)  # how well power is measured is tested where it is
     before = LevelTable.open("models/original/level-table", "operator.pub")
     controls = {
         str(json.loads(line)["subject_id"]) for path in Path("models/original/holdout").glob("*.jsonl") for line in path.open()

@@ -206,7 +206,7 @@ FILL = " ".join(f"filler{number}" for number in range(200))
         ([f"{FILL} Nora", f"Velt {FILL} Nora", f"Velt {FILL}"], 2),
         (["\u5b89" * 900, "\u5a1c" * 900], 0),
     ],
-    ids=str,
+    ids=["one text", "none", "a name across two", "across three", "twice", "words without spaces"],
 )
 def test_the_ends_of_texts_are_read_together(texts: list[str], whole: int) -> None:
     """A name that begins in one text and ends in the next stands in a seam, whole words on both sides."""

@@ -92,7 +92,8 @@ class ChatEncoder:
     ) -> tuple[NDArray[np.bool_], tuple[int, int]]:
         """Find the tokens of an assistant's turn, bool [L], and its characters in the whole text."""
         before = self._read(template, turns[:turn], literal, cue=True)
-        after = self._read(template, turns[: turn + 1], literal, cue=False)
+        # Most chats end with the assistant's turn, and to render and tokenize the whole again would be a third of the work.
+        after = whole if turn + 1 == len(turns) else self._read(template, turns[: turn + 1], literal, cue=False)
         position = np.arange(len(whole.ids))
         # The usual case: each rendering's tokens begin with those of the shorter one.
         if whole.ids[: len(after.ids)] == after.ids and after.ids[: len(before.ids)] == before.ids:
