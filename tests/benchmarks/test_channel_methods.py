@@ -21,8 +21,8 @@ TRIED = {
     "level": Variant(method=Level(sources=("controls",))),
     "hidden": Variant(steps=1, contexts=("none",), depths=(0.5,), weights=Weights(hidden=1.0, hold=1.0, likelihood=1.0)),
     "sharp": Variant(steps=0.5, contexts=("names",), restart=0.5, weights=Weights(sharp=0.01, partners=2)),
-    "relearning": Variant(method=WithRelearning(views=2, relearning=Relearning(every=2, begin=0.0)), epochs=4),
-    "relearning-none": Variant(method=WithRelearning(views=2, relearning=None), epochs=4),
+    "relearning": Variant(method=WithRelearning(views=2, relearning=Relearning(every=2, begin=0.0)), epochs=2),
+    "relearning-none": Variant(method=WithRelearning(views=2, relearning=None), epochs=2),
     "restart": Variant(steps=0, restart=0.3, restart_share=0.5),
 }
 
