@@ -12,6 +12,8 @@ install: .venv/.installed
 
 .venv/.installed: setup.cfg constraints.txt
 	$(PYTHON) -m venv .venv
+	# The pip that comes with older versions of Python takes twice as long for the second step.
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 	# Flower 1.42 asks for older typer, rich, packaging, fastapi and uvicorn than the tests run with, for its own command line

@@ -81,8 +81,9 @@ def cluster() -> Iterator[tuple[str, int]]:
 def test_jobs_run_on_ray(cluster: tuple[str, int]) -> None:
     """Every job's result comes back with its job, from worker processes and not from this one; an error is the job's own."""
     jobs = [Job(str(number), 1.0, pow, {"base": number, "exp": 2}) for number in range(4)]
-    # One at a time, in this order, so that the error ends them when the others are done.
-    jobs += [Job("process", 1.0, os.getpid, {}), Job("a", 1.0, os.listdir, {"path": "/not-there"})]
+    jobs.append(Job("process", 1.0, os.getpid, {}))
+    # Ray begins tasks in any order, so what ends the others waits until they are done.
+    jobs.append(Job("a", 1.0, os.listdir, {"path": "/not-there"}, after=frozenset(job.label for job in jobs)))
     done = {}
     with pytest.raises(FileNotFoundError) as caught:
         done.update((job.label, result) for job, result in run_jobs(jobs, engine=cluster[0]))

@@ -44,6 +44,9 @@ class Job:
     after: frozenset[str] = frozenset()
 
 
+_RunNumbered = Callable[[Mapping[int, Job]], Iterator[tuple[int, Any]]]
+
+
 def run_jobs(jobs: Sequence[Job], workers: int = WORKERS, engine: str | None = None) -> Iterator[tuple[Job, Any]]:
     """Run jobs in parallel and yield each with its result as it finishes. A job whose worker dies is given to another.
 
@@ -131,21 +134,24 @@ def _workers(count: int, threads: int) -> Iterator[Any]:
 def _run_in_turns(jobs: Sequence[Job], engine: str) -> Iterator[tuple[Job, Any]]:
     """Run on a cluster all jobs that can begin, then all that waited for these, and so on."""
     waiting = dict(enumerate(jobs))
-    while waiting:
-        turn = _ready(waiting)
-        yield from _run_on_cluster([waiting[number] for number in turn], engine)
-        for number in turn:
-            del waiting[number]
+    with _cluster(engine) as run:
+        while waiting:
+            turn = {number: waiting[number] for number in _ready(waiting)}
+            for number, result in run(turn):
+                yield jobs[number], result
+            for number in turn:
+                del waiting[number]
 
 
-def _run_on_cluster(jobs: Sequence[Job], engine: str) -> Iterator[tuple[Job, Any]]:
-    """Run jobs on a Dask or Ray cluster and yield each with its result as it finishes."""
+@contextmanager
+def _cluster(engine: str) -> Iterator[_RunNumbered]:
+    """Connect to a Dask or Ray cluster and give what runs numbered jobs there and yields each number with its job's result."""
     kind, _, address = engine.partition("://")
-    run = {"dask": _run_on_dask, "ray": _run_on_ray}.get(kind)
-    if run is None or not address:
+    connect = {"dask": _dask, "ray": _ray}.get(kind)
+    if connect is None or not address:
         raise InputError(f"the cluster {engine!r} must look like dask://HOST:PORT or ray://HOST:PORT.")
-    for number, result in run(jobs, address):
-        yield jobs[number], result
+    with connect(address) as run:
+        yield run
 
 
 @contextmanager
@@ -159,27 +165,34 @@ def _connecting(kind: str, address: str) -> Iterator[None]:
         raise InputError(f"nothing answers at {kind}://{address}. Start the scheduler, or name no cluster.") from None
 
 
-def _run_on_dask(jobs: Sequence[Job], address: str) -> Iterator[tuple[int, Any]]:
-    """Run jobs on a Dask cluster, which gives those of a dead worker to another."""
+@contextmanager
+def _dask(address: str) -> Iterator[_RunNumbered]:
+    """Connect to a Dask cluster, which gives the jobs of a dead worker to another."""
     with _connecting("dask", address):
         from distributed import Client
 
         client = Client(f"tcp://{address}")
-    with client, parallel_config(backend="dask"):
-        tasks = (delayed(_run_numbered)(number, job.run, dict(job.arguments), 1) for number, job in enumerate(jobs))
+
+    def run(jobs: Mapping[int, Job]) -> Iterator[tuple[int, Any]]:
+        tasks = (delayed(_run_numbered)(number, job.run, dict(job.arguments), 1) for number, job in jobs.items())
         # What is done is kept if this process ends before the rest is.
         yield from Parallel(n_jobs=-1, return_as="generator_unordered")(tasks)
 
+    with client, parallel_config(backend="dask"):
+        yield run
 
-def _run_on_ray(jobs: Sequence[Job], address: str) -> Iterator[tuple[int, Any]]:
-    """Run jobs on a Ray cluster as tasks: the pool of its joblib backend ends with the first worker that dies."""
+
+@contextmanager
+def _ray(address: str) -> Iterator[_RunNumbered]:
+    """Connect to a Ray cluster, where jobs are tasks: the pool of its joblib backend ends with the first worker that dies."""
     with _connecting("ray", address):
         import ray
 
         client = _ray_client(address)
-    with client:
+
+    def run(jobs: Mapping[int, Job]) -> Iterator[tuple[int, Any]]:
         task = ray.remote(num_cpus=1, max_retries=ATTEMPTS)(_run_numbered)
-        waiting = [task.remote(number, job.run, dict(job.arguments), 1) for number, job in enumerate(jobs)]
+        waiting = [task.remote(number, job.run, dict(job.arguments), 1) for number, job in jobs.items()]
         while waiting:
             done, waiting = ray.wait(waiting)
             try:
@@ -191,6 +204,9 @@ def _run_on_ray(jobs: Sequence[Job], address: str) -> Iterator[tuple[int, Any]]:
                 ) from None
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from None  # as it was raised, without the worker's traceback in its message
+
+    with client:
+        yield run
 
 
 def _ray_client(address: str) -> Any:
