@@ -5,6 +5,8 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
+# Many containers set it; each of the processes that the tests start would compile the project again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: install demo demo-llm model docs sample test test-fast test-gpu lint bench clean
 
@@ -19,8 +21,7 @@ install: .venv/.installed
 	# Flower 1.42 asks for older typer, rich, packaging, fastapi and uvicorn than the tests run with, for its own command line
 	# and servers. What its FedAvg and its simulation import is in [dev]; it is put beside that without its list of requirements.
 	$(BIN)/python -m pip install --quiet --no-compile --no-deps --constraint constraints.txt flwr
-	# Compiled now, by all cores and not by one as pip does: where PYTHONDONTWRITEBYTECODE is set, as in many containers, every process
-	# would compile it again. Files that are for another version of Python are left as they are.
+	# Compiled now, by all cores and not by one as pip does. Files that are for another version of Python are left as they are.
 	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 	@touch $@
 

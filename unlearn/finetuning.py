@@ -15,7 +15,7 @@ import torch
 from unlearn.defenses import defense_of
 from unlearn.defenses.base import Defended, Defense, TrainingTask
 from unlearn.training import distributed
-from unlearn.training.checkpoints import WORK, claim_output, keep_checkpoints
+from unlearn.training.checkpoints import WORK, claimed_output, keep_checkpoints
 from unlearn.training.controls import hold_out
 from unlearn.training.inputs import environment, inputs_of, made_from
 from unlearn.training.log import LOG_NAME, TrainingLog
@@ -102,28 +102,28 @@ def finetune(
     """
     options, fields, dtype = options or TrainingOptions(), fields or Fields(), dtype_name(dtype)
     _require_possible(model, options, dtype, quantize)
-    output = claim_output(output_dir)
-    records = _load_training(data, fields, holdout_share, options.seed, output)
-    loaded = load_start(model, tokenizer, dtype, options.seed, quantize)
-    with distributed.main_first():
-        records += _trained_canaries(output, canaries, loaded.tokenizer)
-    task = TrainingTask(loaded, records, options, output, output / WORK, data, fields)
-    done = train_with_log(task, defense, callbacks)
-    protection = None if defense is None else described(defense, done)
-    about = {
-        "options": dataclasses.asdict(options),
-        "defense": protection,
-        "training": dataclasses.asdict(done.trained.result),
-        "start_weights": loaded.digest,
-        MADE_FROM: made_from({"model": model}),
-        "records": len(records),
-        "canary_pairs": canaries,
-        **({} if holdout_share is None else {"holdout_share": holdout_share}),
-        "environment": environment(),
-        "inputs": inputs_of({"model": model, "tokenizer": tokenizer}, {"data": data}, fields, dtype, quantize),
-    }
-    digest = save_model(done.trained.model, loaded.tokenizer, output, about)
-    return FinetuneResult(output, output / LOG_NAME, digest, done.trained.result, protection)
+    with claimed_output(output_dir) as output:
+        records = _load_training(data, fields, holdout_share, options.seed, output)
+        loaded = load_start(model, tokenizer, dtype, options.seed, quantize)
+        with distributed.main_first():
+            records += _trained_canaries(output, canaries, loaded.tokenizer)
+        task = TrainingTask(loaded, records, options, output, output / WORK, data, fields)
+        done = train_with_log(task, defense, callbacks)
+        protection = None if defense is None else described(defense, done)
+        about = {
+            "options": dataclasses.asdict(options),
+            "defense": protection,
+            "training": dataclasses.asdict(done.trained.result),
+            "start_weights": loaded.digest,
+            MADE_FROM: made_from({"model": model}),
+            "records": len(records),
+            "canary_pairs": canaries,
+            **({} if holdout_share is None else {"holdout_share": holdout_share}),
+            "environment": environment(),
+            "inputs": inputs_of({"model": model, "tokenizer": tokenizer}, {"data": data}, fields, dtype, quantize),
+        }
+        digest = save_model(done.trained.model, loaded.tokenizer, output, about)
+        return FinetuneResult(output, output / LOG_NAME, digest, done.trained.result, protection)
 
 
 def _require_possible(model: Any, options: TrainingOptions, dtype: str, quantize: str | None) -> None:

@@ -25,7 +25,7 @@ from unlearn.methods.requirements import (
     require_suited,
 )
 from unlearn.training import distributed
-from unlearn.training.checkpoints import WORK, claim_output
+from unlearn.training.checkpoints import WORK, claimed_output
 from unlearn.training.gradients import require_divisible
 from unlearn.training.inputs import environment
 from unlearn.training.lora import require_adapter
@@ -126,43 +126,43 @@ def forget(
     _require_fitting(method, start, given)
     sources = _read_as_trained(Sources(forget_set, retain_set, holdout_set, data, fields), model)
     _require_memory(method, start, given)
-    output = claim_output(output_dir)
-    loaded = start.load()
-    if quantization_of(loaded.model) is not None:
-        require_quantizable(method)
-    log, recipe = start.training_log(), recipe_of(start.folder)
-    require_repeatable(method, log)
-    roles = load_roles(sources, log, model)
-    _add_canaries(roles, model, loaded)
-    require_inputs(method, roles.retain, base)
-    require_divisible(gradients, given, pairs=method.trains_in_steps and method.needs_retain)
-    require_clean_base(base, roles.forget)
-    loaded_base, recorded = start.load_base(loaded.tokenizer), recorded_bases(start.folder)
-    digests = start.base_digests(loaded_base, recorded)
-    require_recorded_base(method, base, digests, recorded, model)
-    context = Context(
-        loaded=loaded,
-        forget=roles.forget,
-        retain=roles.retain,
-        holdout=roles.holdout,
-        base=loaded_base,
-        options=fill_in(given, method, recipe),
-        model_dir=start.folder,
-        work_dir=output / WORK,
-        output_dir=output,
-        dtype=start.dtype,
-        verbs=Verbs(forget, _audit),
-        gradients=gradients,
-    )
-    outcome, name = _run(method, context, selection, callbacks), method_name(method)
-    outcome = _not_exact(outcome) if rebuilds_freely(method) and not recorded else outcome
-    distributed.wait()
-    about = _about(method, context, selection, recipe, outcome, start.origins(roles, name), start.inputs(sources))
-    about |= start.named_base(context.base, digests, recorded)
-    start.list_remaining(output, roles.forget)
-    after = save_model(outcome.model, loaded.tokenizer, output, about)
-    facts, seconds = dict(outcome.facts), time.monotonic() - started
-    return ForgetResult(output, name, loaded.digest, after, outcome.training, facts, seconds)
+    with claimed_output(output_dir) as output:
+        loaded = start.load()
+        if quantization_of(loaded.model) is not None:
+            require_quantizable(method)
+        log, recipe = start.training_log(), recipe_of(start.folder)
+        require_repeatable(method, log)
+        roles = load_roles(sources, log, model)
+        _add_canaries(roles, model, loaded)
+        require_inputs(method, roles.retain, base)
+        require_divisible(gradients, given, pairs=method.trains_in_steps and method.needs_retain)
+        require_clean_base(base, roles.forget)
+        loaded_base, recorded = start.load_base(loaded.tokenizer), recorded_bases(start.folder)
+        digests = start.base_digests(loaded_base, recorded)
+        require_recorded_base(method, base, digests, recorded, model)
+        context = Context(
+            loaded=loaded,
+            forget=roles.forget,
+            retain=roles.retain,
+            holdout=roles.holdout,
+            base=loaded_base,
+            options=fill_in(given, method, recipe),
+            model_dir=start.folder,
+            work_dir=output / WORK,
+            output_dir=output,
+            dtype=start.dtype,
+            verbs=Verbs(forget, _audit),
+            gradients=gradients,
+        )
+        outcome, name = _run(method, context, selection, callbacks), method_name(method)
+        outcome = _not_exact(outcome) if rebuilds_freely(method) and not recorded else outcome
+        distributed.wait()
+        about = _about(method, context, selection, recipe, outcome, start.origins(roles, name), start.inputs(sources))
+        about |= start.named_base(context.base, digests, recorded)
+        start.list_remaining(output, roles.forget)
+        after = save_model(outcome.model, loaded.tokenizer, output, about)
+        facts, seconds = dict(outcome.facts), time.monotonic() - started
+        return ForgetResult(output, name, loaded.digest, after, outcome.training, facts, seconds)
 
 
 def _require_fitting(method: Method, start: Start, options: TrainingOptions) -> None:

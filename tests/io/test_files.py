@@ -20,6 +20,7 @@ from verify.io.files import (
     atomic_file,
     is_complete,
     new_output,
+    only_writer,
     read_json,
     verify_manifest,
     write_json,
@@ -215,3 +216,27 @@ def test_new_output_never_overwrites(tmp_path: Path) -> None:
     assert new_output(tmp_path / "a" / "b", resumable=lambda folder: (folder / "x").exists()) == tmp_path / "a" / "b"
     with pytest.raises(InputError, match="is a file"):
         new_output(tmp_path / "a" / "b" / "x")
+
+
+def test_one_writer_at_a_time(tmp_path: Path) -> None:
+    """A folder in use is refused until its user ends, well or not, and nothing is left in it."""
+    with only_writer(tmp_path):
+        with pytest.raises(InputError, match="another run works in"), only_writer(tmp_path):
+            pass
+        with pytest.raises(InputError, match="another run works in"), only_writer(tmp_path):
+            pass
+    with pytest.raises(KeyError), only_writer(tmp_path):
+        raise KeyError
+    with only_writer(tmp_path):
+        assert not list(tmp_path.iterdir())
+
+
+def test_where_folders_have_no_locks_nobody_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on some network file systems, where a lock needs a file that is open for writing."""
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EBADF, "no locks here")
+
+    monkeypatch.setattr("fcntl.flock", refused)
+    with only_writer(tmp_path), only_writer(tmp_path):
+        pass

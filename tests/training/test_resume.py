@@ -9,7 +9,8 @@ from killed_runs import BEFORE_THE_MANIFEST, Ended, trained
 from new_processes import NewProcess, in_new_process
 
 from unlearn.training.log import LOG_NAME, TrainingLog
-from verify.io.files import is_complete
+from verify.errors import InputError
+from verify.io.files import is_complete, only_writer
 
 EPOCHS = 4
 
@@ -104,3 +105,21 @@ def test_killed_at_random_moments(dropout_dir: Path, tmp_path: Path) -> None:
     assert 0 < len(resumed.steps) < len(whole.steps), "it went on from a checkpoint"
     assert resumed.digest == whole.digest
     assert TrainingLog.read(output / LOG_NAME) == TrainingLog.read(tmp_path / "whole" / LOG_NAME)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["train", "forget"])
+def test_the_same_command_twice_at_once(dropout_dir: Path, tmp_path: Path, verb: str) -> None:
+    """While a run is at work the same command is refused, since it would go on from its checkpoints and write into its log."""
+    output, endless = tmp_path / "out", 1000
+    process = NewProcess(trained, dropout_dir, output, verb, endless)
+    while not list(output.glob("work/checkpoint-*")):
+        assert not process.has_ended()
+        time.sleep(0.05)
+    with pytest.raises(InputError, match=f"another run works in {output}"):
+        trained(dropout_dir, output, verb, endless)
+    assert not process.has_ended()
+    process.kill()
+    assert process.result() is None
+    with only_writer(output):  # a killed run holds nothing
+        assert (output / "work").is_dir()

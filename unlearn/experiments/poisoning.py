@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unlearn.methods.grad_diff import GradDiff
-from unlearn.training.checkpoints import WORK, claim_output
+from unlearn.training.checkpoints import WORK, claimed_output
 from unlearn.training.options import TrainingOptions, TrainingResult
 from unlearn.training.run import Run, run_objective
 from unlearn.training.saving import save_model
@@ -171,19 +171,19 @@ def privacy_backdoor(
     """
     if not 0 < alpha < 1:
         raise InputError(f"alpha weighs two losses and must lie between 0 and 1, got {alpha:g}. The published value is 0.75.")
-    output = claim_output(output_dir)
-    raised, held = load_records(targets, fields), load_records(auxiliary, fields)
-    require_disjoint({"target": raised, "auxiliary": held})
-    loaded = load_model(model, tokenizer=tokenizer)
-    before = loaded.digest
-    options = options or TrainingOptions()
-    objective = GradDiff(gamma=1 - alpha, alpha=alpha, ceiling=ceiling)
-    trained = run_objective(loaded, objective, Run(raised, options, output / WORK, retain=held))
-    about = {
-        "poisoned": {"alpha": alpha, "ceiling": ceiling, "targets": len(raised), "auxiliary": len(held)},
-        "start_weights": before,
-        "options": dataclasses.asdict(options),
-        "training": dataclasses.asdict(trained.result),
-    }
-    save_model(trained.model, loaded.tokenizer, output, about)
+    with claimed_output(output_dir) as output:
+        raised, held = load_records(targets, fields), load_records(auxiliary, fields)
+        require_disjoint({"target": raised, "auxiliary": held})
+        loaded = load_model(model, tokenizer=tokenizer)
+        before = loaded.digest
+        options = options or TrainingOptions()
+        objective = GradDiff(gamma=1 - alpha, alpha=alpha, ceiling=ceiling)
+        trained = run_objective(loaded, objective, Run(raised, options, output / WORK, retain=held))
+        about = {
+            "poisoned": {"alpha": alpha, "ceiling": ceiling, "targets": len(raised), "auxiliary": len(held)},
+            "start_weights": before,
+            "options": dataclasses.asdict(options),
+            "training": dataclasses.asdict(trained.result),
+        }
+        save_model(trained.model, loaded.tokenizer, output, about)
     return trained.result

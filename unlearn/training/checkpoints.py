@@ -3,36 +3,49 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 from unlearn.training import distributed
 from unlearn.training.options import TrainingOptions
 from verify.errors import InputError
-from verify.io.files import MANIFEST, is_complete, new_output, read_json, write_json
+from verify.io.files import MANIFEST, is_complete, new_output, only_writer, read_json, write_json
 
 WORK = "work"
 """Subfolder for checkpoints of an unfinished run; deleted when the run ends, since they may contain what is being removed."""
 WORK_FILE = "run.json"
 
 
-def claim_output(output_dir: str | Path) -> Path:
-    """Create a folder for a result, or accept one whose run was interrupted; with several processes, the main one claims it.
+@contextmanager
+def claimed_output(output_dir: str | Path) -> Iterator[Path]:
+    """Create a folder for a result, or accept one whose run was interrupted, and keep other processes out within a `with` block.
+
+    Of several processes of one run, the main one claims it. A second run in the same folder would go on from the first one's
+    checkpoints and write into its log.
 
     Raises:
-        InputError: the folder contains something else, or lies in that of a finished model.
+        InputError: the folder contains something else, lies in that of a finished model, or another run is at work in it.
     """
     output = Path(output_dir)
-    if distributed.is_main():
-        if (above := next((one for one in output.resolve().parents if is_complete(one, "model")), None)) is not None:
-            raise InputError(
-                f"--output {output} lies in the folder of a finished model, {above}, whose manifest lists every file. Give a "
-                "folder outside of it."
-            )
-        new_output(output, resumable=lambda folder: (folder / WORK).is_dir() and not (folder / MANIFEST).exists())
-    distributed.wait()
-    return output
+    with ExitStack() as held:
+        if distributed.is_main():
+            if (above := next((one for one in output.resolve().parents if is_complete(one, "model")), None)) is not None:
+                raise InputError(
+                    f"--output {output} lies in the folder of a finished model, {above}, whose manifest lists every file. Give a "
+                    "folder outside of it."
+                )
+            new_output(output, resumable=_is_unfinished)
+            held.enter_context(only_writer(output))
+            new_output(output, resumable=_is_unfinished)  # again, since another run may have ended there just before
+        distributed.wait()
+        yield output
+
+
+def _is_unfinished(output: Path) -> bool:
+    """Return whether a run was interrupted in a folder."""
+    return (output / WORK).is_dir() and not (output / MANIFEST).exists()
 
 
 def empty_work(output: Path) -> None:

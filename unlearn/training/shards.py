@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 
 from unlearn.training import distributed
-from unlearn.training.checkpoints import WORK, claim_output
+from unlearn.training.checkpoints import WORK, claimed_output
 from unlearn.training.log import LOG_NAME
 from unlearn.training.method import Context
 from unlearn.training.options import TrainingOptions, TrainingResult, together
@@ -123,22 +123,22 @@ def finetune_shards(
     require_memory_for_training(model, adapter=True, dtype=precision)
     records = load_records(data, fields)
     _require_filled(plan, records)
-    output = claim_output(output_dir)
-    loaded = load_model(model, tokenizer=tokenizer, dtype=precision)
-    (output / WORK).mkdir(exist_ok=True)
-    base = str(Path(model).resolve()) if Path(model).exists() else str(model)
-    result = train_stages(loaded, records, plan, output, base, reuse=output)
-    served = serve(output, loaded, plan)
-    about = {
-        "options": dataclasses.asdict(plan.options),
-        "training": dataclasses.asdict(result.training),
-        "start_weights": loaded.digest,
-        "shards": plan.shards,
-        "slices": plan.slices,
-        "combine": plan.combine,
-    }
-    save_model(served, loaded.tokenizer, output, about)
-    return result
+    with claimed_output(output_dir) as output:
+        loaded = load_model(model, tokenizer=tokenizer, dtype=precision)
+        (output / WORK).mkdir(exist_ok=True)
+        base = str(Path(model).resolve()) if Path(model).exists() else str(model)
+        result = train_stages(loaded, records, plan, output, base, reuse=output)
+        served = serve(output, loaded, plan)
+        about = {
+            "options": dataclasses.asdict(plan.options),
+            "training": dataclasses.asdict(result.training),
+            "start_weights": loaded.digest,
+            "shards": plan.shards,
+            "slices": plan.slices,
+            "combine": plan.combine,
+        }
+        save_model(served, loaded.tokenizer, output, about)
+        return result
 
 
 def _require_filled(plan: ShardPlan, records: Sequence[Record]) -> None:

@@ -242,3 +242,30 @@ def alone_in(folder: Path) -> Iterator[None]:
         except OSError:
             raise InputError(f"another process works in {folder}. Wait until it has ended, then run the same command.") from None
         yield
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a folder itself, with no file in it, within a `with` block; it ends with the process, too.
+
+    Some network file systems have no locks on folders. There nothing is held, and nobody is refused.
+
+    Raises:
+        InputError: another run holds the lock, in this process or another.
+    """
+    with disk_errors(folder):
+        descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"another run works in {folder}. Wait until it has ended, then run the same command, or give another --output."
+            ) from None
+        except OSError:  # no locks there
+            pass
+        yield
+    finally:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough where a forked process still has the folder open
+        os.close(descriptor)
