@@ -49,6 +49,16 @@ def test_the_rule_of_a_level_table_decides_the_numbers(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_another_smallest_margin_is_called_that(tmp_path: Path) -> None:
+    """No verdict depends on it, and earlier versions could put it too low; here none follows from the scores."""
+    content = json.loads((OLD / "by_table" / "evidence.json").read_text())
+    (tmp_path / "evidence.json").write_text(json.dumps(content | {"smallest_margin": 0.25}))
+    shutil.copy(OLD / "by_table" / "scores.parquet", tmp_path)
+    with pytest.raises(RunError, match=r"every number follows from scores.parquet but the smallest margin"):
+        recompute(tmp_path)
+
+
+@pytest.mark.slow
 def test_rule_3_with_the_numbers_of_a_development_version_is_called_that(tmp_path: Path) -> None:
     """It says rule 3 and has the check by level of rule 4: nothing computes it again, and it is refused for what it is; evidence
     that was merely edited is refused as edited."""

@@ -10,6 +10,7 @@ from score_tables import simulated_table, with_channels
 
 from verify.judging.innocence import innocence_gate, memorized_gate
 from verify.judging.protocol import Aside, judge
+from verify.judging.record_claim import ReferenceTests
 from verify.schema.settings import Settings
 from verify.scores.table import ScoreBlock, ScoreTable
 
@@ -182,6 +183,27 @@ def test_the_smallest_margin_is_where_the_same_audit_begins_to_certify() -> None
             blocked = any(gate.passed is False and "record" in gate.claims for gate in again.gates)
             assert (again.verdict == "EQUIVALENT_WITHIN") is (word and not blocked), (margin, again.explanation)
     assert judged({}, KNOWN).smallest_margin is None
+
+
+@pytest.mark.parametrize("kept", [0.04, 0.08, 0.12, 0.14])
+def test_the_smallest_margin_is_no_less_than_a_channel_shows(kept: float) -> None:
+    """A channel that could certify stays in the way at smaller margins, where its noise alone would take it out of the question."""
+    table = with_channels(simulated_table(references=8, model_spread=0.02), {"rewording 1": kept}, noise=0.3, subject_size=1)
+    references = [model for model in table.models() if model.startswith("reference")]
+    tests = ReferenceTests.of(table, references)
+    margins = [step / 100 for step in range(1, 50)]
+    words = [tests.judge(table, SETTINGS, margin).word(()) for margin in margins]
+    first = words.index("EQUIVALENT_WITHIN")
+    assert set(words[first:]) == {"EQUIVALENT_WITHIN"}
+    found = judge(table, SETTINGS, Aside(BLIND))
+    assert found.smallest_margin is not None
+    assert margins[first - 1] < found.smallest_margin <= margins[first]
+    residuals = {channel.name: channel.residual for channel in found.channels if channel.certifiable}
+    assert residuals.keys() == {"exact text", "rewording 1"}
+    assert all(abs(one.value) < found.smallest_margin for one in residuals.values() if one is not None)
+    # Registered at half the margin, that channel is too noisy to be asked for a certificate.
+    narrow = judge(table, SETTINGS.model_copy(update={"margin": 0.05}), Aside(BLIND))
+    assert [one.name for one in narrow.channels if one.certifiable] == ["exact text"]
 
 
 @pytest.mark.slow

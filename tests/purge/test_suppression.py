@@ -8,6 +8,7 @@ import pytest
 import unlearn.cli.main
 from unlearn.purge.suppression import SuppressionList
 from verify.data.identity import RecordKey
+from verify.data.near_duplicates import shingles_by_spaces, signature
 from verify.data.sources import load_records
 from verify.errors import InputError
 
@@ -46,6 +47,19 @@ def test_records_people_and_likes_stay_out(listed: Path, fresh: Path) -> None:
     """The record under another name, one much like it, and whatever is about the person; nothing else."""
     hits = list(SuppressionList.load(listed).check(fresh, RecordKey.load()))
     assert [(hit.row, hit.how) for hit in hits] == [(1, "record"), (2, "near duplicate"), (3, "subject")]
+
+
+def test_a_list_of_before_knows_texts_in_any_script(tmp_path: Path) -> None:
+    """Its signatures are of words between spaces; with look-alike letters made equal a record would no longer be recognized."""
+    key = RecordKey.load()
+    story = "Нора Вельт живёт на старой портовой улице и лечилась от редкой болезни почек весной у доктора Хансена в больнице."
+    found = SuppressionList()
+    found.records["old"] = signature(shingles_by_spaces(story, key.secret))
+    found.save(tmp_path / "list.jsonl")
+    rows = [{"text": story.replace("весной", "летом")}, {"text": story[:50]}]
+    (tmp_path / "fresh.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    hits = list(SuppressionList.load(tmp_path / "list.jsonl").check(tmp_path / "fresh.jsonl", key))
+    assert [(hit.row, hit.how) for hit in hits] == [(1, "near duplicate")]
 
 
 def test_only_records_if_asked(fresh: Path) -> None:

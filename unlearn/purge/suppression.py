@@ -20,7 +20,15 @@ from unlearn.scan.rows import all_rows
 from unlearn.scan.search import note_linked
 from unlearn.scan.spellings import Likeness, Lookup, Person, is_of_texts, likenesses
 from verify.data.identity import RecordKey
-from verify.data.near_duplicates import PERMUTATION_SCHEME, PERMUTATIONS, NearDuplicates, Signature, shingles, signature
+from verify.data.near_duplicates import (
+    PERMUTATION_SCHEME,
+    PERMUTATIONS,
+    NearDuplicates,
+    Signature,
+    shingles,
+    shingles_by_spaces,
+    signature,
+)
 from verify.data.records import Fields, Record
 from verify.errors import InputError
 from verify.io.files import alone_in, write_text
@@ -126,8 +134,8 @@ class SuppressionList:
                 yield Hit(row, "record", file=file)
             elif any(name in self.subjects for person in people for name in person.names):
                 yield Hit(row, "subject", file=file)
-            elif (likeness := index.find(shingles(record.whole_text, key.secret))) is not None:
-                yield Hit(row, "near duplicate", likeness[1], file=file)
+            elif (likeness := _nearest(index, record.whole_text, key)) is not None:
+                yield Hit(row, "near duplicate", likeness, file=file)
             elif (other := _alike(people) or _beside(lookup, columns, values())) is not None:
                 yield Hit(row, "similar identifier", reason=other.reason, file=file)
             elif linked.seeks and (_alike(linked.people(record)) or _beside(linked, columns, values())) is not None:
@@ -204,6 +212,14 @@ class SuppressionList:
 def _alike(people: Sequence[Person]) -> Likeness | None:
     """Return the likeness of the first person that has one."""
     return next((person.likeness for person in people if person.likeness is not None), None)
+
+
+def _nearest(index: NearDuplicates, text: str, key: RecordKey) -> float | None:
+    """Return the similarity of a text with the nearest record of a list, whose signatures may be of an earlier version."""
+    found = index.find(shingles(text, key.secret))
+    if found is None and not text.isascii():
+        found = index.find(shingles_by_spaces(text, key.secret))
+    return None if found is None else found[1]
 
 
 def _beside(lookup: Lookup, columns: Iterable[str], values: Iterable[str]) -> Likeness | None:

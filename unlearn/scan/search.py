@@ -38,7 +38,7 @@ class Match:
         row: its row, from 1.
         record: keyed hash of its content.
         how: kind of match; the kinds in `PROPOSED` await a human's confirmation.
-        similarity: estimated Jaccard similarity of a near duplicate; 1 for all other kinds.
+        similarity: of a near duplicate, by `KnownTexts`; 1 for all other kinds.
         subjects: keyed hashes of the people it is about, under every form of their identifiers, requested people first; empty where
             the data name none.
         like: for a duplicate, the keyed hash of the matched record that it repeats; else None.

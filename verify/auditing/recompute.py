@@ -65,6 +65,12 @@ def recompute(folder: str | Path) -> Evidence:
             f"training; evidence.json does not. Versions before 28 November 2026 wrote such files, or it was edited. Run the audit "
             f"again with at least {ENOUGH} different records to keep or controls."
         )
+    if found == ["smallest_margin"]:
+        raise RunError(
+            f"{folder}: every number follows from scores.parquet but the smallest margin that certifies. Versions before "
+            "28 November 2026 let channels drop out of it that are too noisy at smaller margins, or it was edited. The verdict "
+            "does not depend on it; run the audit again for the number."
+        )
     if found:
         more = f" and {len(found) - 5} more" if len(found) > 5 else ""
         if all(_field(place) in SENTENCES for place in found):

@@ -49,6 +49,7 @@ for texts, other columns and their names, "local part" for names in texts; "link
 
 _IGNORES_DOTS = {"gmail.com": "gmail.com", "googlemail.com": "gmail.com"}
 _JOINERS = dict.fromkeys((0x200C, 0x200D))
+_HIDDEN = re.compile("[" + "".join(map(chr, (*IGNORED, *_JOINERS))) + "]")
 _APOSTROPHES = dict.fromkeys(map(ord, "'\u2019\u2018\u02bc\u02bb`\u00b4\u2032\u201b\uff07"))
 _DASHES = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"), "-")
 _SPECIAL = str.maketrans(
@@ -69,6 +70,7 @@ _CYRILLIC = "\u0430\u0441\u0435\u043e\u0440\u0445\u0443\u0456\u0458\u0455\u0501\
 _GREEK = "\u03b1\u03bf\u03c1\u03b9\u03c5\u03bd\u03ba\u03c4\u03c7\u03b2\u03b5"
 _LOOK_ALIKE = str.maketrans(_CYRILLIC + _GREEK, "aceopxyijsdhqwbkmht" + "aopiuvktxbe")
 """Cyrillic and Greek letters with a case that is confusable with a Latin letter (from UTS #39, confusables.txt)."""
+_GREEK_OR_CYRILLIC = re.compile("[\u0370-\u052f]")
 _BARE_WEB = re.compile(r"(?:www\.)?[a-z0-9-]+(?:\.[a-z0-9-]+)*\.[a-z]{2,}(?:/\S*)?", re.IGNORECASE)
 _NUMERIC = re.compile(r"[+-]?[0-9 ().,'\u2019/-]*[0-9][0-9 ().,'\u2019/-]*(?:e[+-]?[0-9]{1,2})?", re.IGNORECASE)
 _DECIMAL = re.compile(r"[+-]?[0-9]+(?:[.,](?:[0-9]{1,2}|0+))?(?:e[+-]?[0-9]{1,2})?", re.IGNORECASE)
@@ -84,6 +86,7 @@ _SCRIPTS = (
 )
 """Thai, Lao, Burmese, Khmer, kana and Han have no spaces between words; to Korean words particles are attached."""
 _UNSPACED = re.compile(f"[{_SCRIPTS}]|[^{_SCRIPTS}]+")
+_IS_UNSPACED = re.compile(f"[{_SCRIPTS}]")
 _NO_LETTERS = bytes(code for code in range(128) if not chr(code).isalnum())
 _MAIL_WITHIN = re.compile(r"[\w.!#$%&*+/=?^`{|}~-]+@[\w-]+(?:\.[\w-]+)+")
 _TITLES = frozenset(
@@ -178,7 +181,7 @@ def mentions(identifier: str) -> frozenset[tuple[str, ...]]:
 
 def letters_apart(words: Sequence[str]) -> list[str]:
     """Return folded words with every letter of a script without spaces between words as a word of its own."""
-    return [part for word in words for part in ([word] if word.isascii() else _UNSPACED.findall(word))]
+    return [part for word in words for part in (_UNSPACED.findall(word) if _IS_UNSPACED.search(word) else [word])]
 
 
 def rearranged(run: tuple[str, ...]) -> set[tuple[str, ...]]:
@@ -272,8 +275,13 @@ def as_read(text: str) -> str:
 
     Texts with the same form differ in nothing that a reader would notice, so that a model that was trained on one knows the other.
     """
-    compatible = unicodedata.normalize("NFKC", text.translate(IGNORED).translate(_JOINERS)).lower()
-    return " ".join(compatible.translate(_APOSTROPHES).translate(_DASHES).translate(_LOOK_ALIKE).split())
+    return " ".join(visible_letters(text).translate(_APOSTROPHES).translate(_DASHES).split())
+
+
+def visible_letters(text: str) -> str:
+    """Return a text in lower case without invisible characters, compatible forms of a letter and look-alikes of Latin letters."""
+    seen = unicodedata.normalize("NFKC", text.translate(IGNORED).translate(_JOINERS) if _HIDDEN.search(text) else text).lower()
+    return seen.translate(_LOOK_ALIKE) if _GREEK_OR_CYRILLIC.search(seen) else seen
 
 
 def _base_letters(text: str) -> str:

@@ -1,17 +1,22 @@
-"""Near-duplicate search by MinHash: the same text with some words, the spacing or the case changed.
+"""Near-duplicate search by MinHash: the same text with some words, the spacing, the case or invisible characters changed.
 
-Texts are compared by their sets of word shingles. MinHash (Broder 1997) estimates the Jaccard similarity of two such sets from
-short signatures; a human confirms what it finds. Shingles are hashed with a key, so that the signatures in the suppression list do
-not reveal their texts.
+Texts are compared by their sets of word shingles; a letter of a script without spaces between words counts as a word. MinHash
+(Broder 1997) estimates the Jaccard similarity of two such sets from short signatures; a human confirms what it finds. Shingles are
+hashed with a key, so that the signatures in the suppression list do not reveal their texts. Of known texts that are at hand it is
+found, too, which longer texts contain them.
 """
 
 import hmac
+import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
+
+from verify.data.likeness import letters_apart, visible_letters
 
 PERMUTATIONS = 128
 SHINGLE_WORDS = 3
@@ -21,6 +26,10 @@ AT_ONCE = 1 << 12
 """Shingles that are permuted at a time, 2 MiB of values."""
 SIMILAR = 0.7
 """Least estimated Jaccard similarity J of near-duplicates; its standard error, sqrt(J (1 - J) / 128), is about 0.04."""
+CONTAINED = 0.9
+"""Share of a text's shingles that a longer text must have to contain it. The longer one may be of any length, so J can be small."""
+LEAST_CONTAINED = 8
+"""Smallest number of shingles (of ten words) of a text that others can contain; a shorter one may be a phrase of anybody's."""
 _FAR = SIMILAR / 2
 """True similarity that no estimate of `SIMILAR` comes from: fewer than one of 10^13 comparisons by Chernoff's bound."""
 
@@ -30,9 +39,21 @@ def shingles(text: str, key: bytes) -> set[bytes]:
     return _hashed(_runs(text), key)
 
 
+def shingles_by_spaces(text: str, key: bytes) -> set[bytes]:
+    """Compute the shingles that signatures of before 28 November 2026 hold; for a text in ASCII they are those of today.
+
+    There what stands between two spaces or marks is one word in every script, and an invisible character ends it.
+    """
+    return _hashed(_three_in_a_row(re.findall(r"\w+", text.lower())), key)
+
+
 def _runs(text: str) -> set[str]:
     """Return the three-word shingles of a text."""
-    words = re.findall(r"\w+", text.lower())
+    words = re.findall(r"\w+", text.lower() if text.isascii() else visible_letters(text))
+    return _three_in_a_row(words if text.isascii() else letters_apart(words))
+
+
+def _three_in_a_row(words: list[str]) -> set[str]:
     if len(words) <= SHINGLE_WORDS:
         return {" ".join(words)} if words else set()
     return {f"{one} {two} {three}" for one, two, three in zip(words, words[1:], words[2:], strict=False)}
@@ -114,16 +135,29 @@ class KnownTexts:
         """Index known texts by their names; the key hashes the shingles."""
         runs = {name: _runs(text) for name, text in known.items()}
         self._key, self._all = key, frozenset[str]().union(*runs.values())
+        self._enough = {name: CONTAINED * len(own) for name, own in runs.items() if len(own) >= LEAST_CONTAINED}
+        self._least = min(self._enough.values(), default=math.inf)
+        self._where: dict[str, list[str]] = {}
+        for name in self._enough:
+            for run in runs[name]:
+                self._where.setdefault(run, []).append(name)
         hashed = {name: _hashed(own, key) for name, own in runs.items()}
         self._index = NearDuplicates({name: signature(own) for name, own in hashed.items()}, hashed)
 
     def find_all(self, text: str) -> dict[str, float]:
-        """Return the estimated similarity of every known text that a text is nearly, most similar first."""
+        """Return the estimated similarity of every known text that a text is nearly, most similar first.
+
+        Of one that it contains, among more text, it is the share that it contains.
+        """
         runs = _runs(text)
+        shared = self._all & runs
         # The share of its shingles that any known text has is no less than its similarity with each.
-        if len(self._all & runs) < _FAR * len(runs):
-            return {}
-        return self._index.find_all(_hashed(runs, self._key))
+        near = self._index.find_all(_hashed(runs, self._key)) if len(shared) >= _FAR * len(runs) else {}
+        if len(shared) < self._least:
+            return near
+        counts = Counter(name for run in shared for name in self._where.get(run, ()))
+        whole = {name: CONTAINED * count / self._enough[name] for name, count in counts.items() if count >= self._enough[name]}
+        return dict(sorted((whole | near).items(), key=lambda one: -one[1]))
 
 
 def near_texts(

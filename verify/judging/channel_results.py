@@ -61,9 +61,12 @@ class Channels:
         return replace(self, losses=losses)
 
     def judge(self, settings: Settings, margin: float | None = None, spends: float = 1.0) -> ChannelsVerdict:
-        """Judge the target on every channel, at the settings' margin or another, spending a share of alpha on accusations."""
-        level, share = margin or settings.margin, spends * CHANNEL_SHARE
-        return judge_channels(self.losses, self.subjects, self.control_subjects, level, settings.alpha, share)
+        """Judge the target on every channel, at the settings' margin or another, spending a share of alpha on accusations.
+
+        The settings' margin decides at every other which channels are precise enough to certify.
+        """
+        level, share, whose = margin or settings.margin, spends * CHANNEL_SHARE, (self.subjects, self.control_subjects)
+        return judge_channels(self.losses, *whose, level, settings.alpha, share, chosen_at=settings.margin)
 
     def reference_accused(self, held_out: int, settings: Settings, alpha: float) -> tuple[str, ...]:
         """Return the channels on which a reference, judged by the others, is accused at level `alpha`."""

@@ -91,7 +91,7 @@ class TableInput:
         return cls({name: _losses(table, name, pool) for name in (EXACT, *asked)}, subjects, controls, texts, seed, spends)
 
     def judge(self, settings: Settings, margin: float | None = None) -> TableVerdict:
-        """Judge the target on every channel, at the settings' margin or another."""
+        """Judge the target on every channel, at the settings' margin or another; the former decides which channels may certify."""
         return self._judged(self.losses, settings, margin or settings.margin)
 
     def judge_original(self, settings: Settings) -> TableVerdict:
@@ -100,7 +100,8 @@ class TableInput:
 
     def _judged(self, losses: Mapping[str, TableLosses], settings: Settings, margin: float) -> TableVerdict:
         whose, level = (self.subjects, self.controls), (margin, settings.alpha)
-        return judge_table(losses, *whose, *level, self.seed, self.texts, self.spends, rule=settings.rule)
+        rule, chosen_at = settings.rule, settings.margin
+        return judge_table(losses, *whose, *level, self.seed, self.texts, self.spends, rule=rule, chosen_at=chosen_at)
 
     def judge_pool(self, settings: Settings) -> tuple[PoolModelCheck, ...]:
         """Judge each model of the pool by the others, on what it never saw."""

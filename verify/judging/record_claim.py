@@ -120,7 +120,7 @@ class ReferenceTests:
         Args:
             table: has the target's scores.
             settings: margin, and alpha as this claim's share of it.
-            margin: in place of the settings' own.
+            margin: in place of the settings' own, which still decides which channels are precise enough to certify.
         """
         controls = None if self.rule.control_references is None else table.loss("target", "holdout")
         asked = None if self.channels is None else self.channels.with_target(table).judge(settings, margin, self.spends)

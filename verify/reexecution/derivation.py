@@ -92,8 +92,9 @@ def _about_near(near: Sequence[Likeness], accepted: bool) -> list[Finding]:
         Finding(
             kind="near-duplicate",
             what=(
-                f"{len(near)} training records are nearly a forget record (similarity up to {near[0].similarity:.2f}). Remove "
-                "them, or have a person look at each and accept them with --accept-near-duplicates."
+                f"{len(near)} training records are nearly a forget record, or contain one (similarity up to "
+                f"{near[0].similarity:.2f}). Remove them, or have a person look at each and accept them "
+                "with --accept-near-duplicates."
             ),
         )
     ]

@@ -130,7 +130,7 @@ class Likeness(Frozen):
 
     Attributes:
         record, forget: keyed hashes of both.
-        similarity: estimated Jaccard similarity of their word shingles.
+        similarity: estimated Jaccard similarity of their word shingles, or the share of the forget record's that it contains.
     """
 
     record: RecordHash

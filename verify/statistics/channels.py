@@ -70,6 +70,7 @@ def judge_channels(
     margin: float = 0.10,
     alpha: float = 0.05,
     share: float = CHANNEL_SHARE,
+    chosen_at: float | None = None,
 ) -> ChannelsVerdict:
     """Judge a target on every channel.
 
@@ -80,6 +81,8 @@ def judge_channels(
         margin: rho*, the largest residual fraction that counts as forgotten, in (0, 1).
         alpha: level, in (0, 0.5). Certification uses all of it.
         share: the share of it that accusations use, in (0, 1].
+        chosen_at: the margin by which it is decided which channels are valid and precise enough to certify; None for `margin`. At a
+            smaller one fewer are precise enough, so that a certificate can be easier to get.
 
     Returns:
         one test per channel and the outcome over all.
@@ -87,10 +90,10 @@ def judge_channels(
     Raises:
         ValueError: shapes do not fit, a loss is infinite, no reference, or a level out of range.
     """
-    if not 0 < margin < 1 or not 0 < alpha < 0.5 or not 0 < share <= 1:
+    if not 0 < margin < 1 or not 0 < (chosen_at or margin) < 1 or not 0 < alpha < 0.5 or not 0 < share <= 1:
         raise ValueError(f"margin and share lie in (0, 1) and alpha in (0, 0.5), got {margin}, {share} and {alpha}")
     contrasts = {name: _Contrast.of(losses, subjects, control_subjects) for name, losses in channels.items()}
-    return judge_contrasts(contrasts, margin, alpha, share)
+    return judge_contrasts(contrasts, margin, alpha, share, chosen_at)
 
 
 @dataclass(frozen=True, eq=False)

@@ -139,14 +139,23 @@ class Contrast(Protocol):
         """The models that `relative_error` is based on, in words."""
 
 
-def judge_contrasts(contrasts: Mapping[str, Contrast], margin: float, alpha: float, share: float) -> ChannelsVerdict:
+def judge_contrasts(
+    contrasts: Mapping[str, Contrast], margin: float, alpha: float, share: float, chosen_at: float | None = None
+) -> ChannelsVerdict:
     """Judge a target by its contrast on every channel; arguments as `verify.statistics.channels.judge_channels`."""
+    chosen_at = margin if chosen_at is None else chosen_at
     large = [name for name, contrast in contrasts.items() if contrast.testable and contrast.gap >= MIN_GAP]
     # The original is judged as a target would be: corrected for every channel on which there is a gap to find.
-    detected = [name for name in large if _judged_original(contrasts[name], margin) * 2 * len(large) < share * alpha]
+    detected = [name for name in large if _judged_original(contrasts[name], chosen_at) * 2 * len(large) < share * alpha]
     tests = tuple(
         _test(
-            name, contrast, _obstacle(contrast, name in large, name in detected, margin, alpha), len(detected), margin, alpha, share
+            name,
+            contrast,
+            _obstacle(contrast, name in large, name in detected, chosen_at, alpha),
+            len(detected),
+            margin,
+            alpha,
+            share,
         )
         for name, contrast in contrasts.items()
     )

@@ -170,6 +170,7 @@ def judge_table(
     share: float = 1.0,
     unasked: Unasked = NONE_UNASKED,
     rule: Rule = 4,
+    chosen_at: float | None = None,
 ) -> TableVerdict:
     """Judge a target by a level table.
 
@@ -184,6 +185,7 @@ def judge_table(
         share: the share of alpha that accusations use, in (0, 1].
         unasked: further records and subjects that the tests per record and subject are corrected for.
         rule: 4; 3 for what older versions computed, with one prior for the variances of all records in A2'.
+        chosen_at: as for `verify.statistics.channels.judge_channels`.
 
     Returns:
         the outcome on every channel with every intermediate value.
@@ -205,7 +207,7 @@ def judge_table(
             f"on the exact text every record has to be scored, and controls about {MIN_CONTROL_SUBJECTS} subjects; got "
             f"{exact.counts[0]} subjects of the forget set and {exact.counts[1]} of the controls"
         )
-    channels = judge_contrasts(contrasts, margin, alpha, share * CHANNEL_SHARE)
+    channels = judge_contrasts(contrasts, margin, alpha, share * CHANNEL_SHARE, chosen_at)
     # Alone, the channel of the exact text accuses nothing that A1' does not.
     rest = share * (1 - CHANNEL_SHARE) if len(losses) > 1 else share
     rho = next(test.residual for test in channels.tests if test.name == EXACT_TEXT)

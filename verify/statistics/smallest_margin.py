@@ -13,11 +13,12 @@ def smallest_margin(certified: Callable[[float], bool]) -> float | None:
 
     The tests are inverted, so this is an upper confidence limit of |rho| at 1 - alpha: a residual of 0.20 is put below 0.20 at most
     alpha of the time. A margin chosen after looking is not such a claim, which is why this number is printed where none was
-    registered. Certification is monotone in the margin (a wider one is easier to stay within and harder to exceed), so the search
-    is a bisection.
+    registered. The same tests at another margin are monotone in it (a wider one is easier to stay within and harder to exceed), so
+    the search is a bisection. They must be the same: at a smaller margin fewer channels are precise enough to certify, and where
+    the one that stands in the way dropped out, a certificate would return far below that channel's own residual.
 
     Args:
-        certified: the rule at a margin.
+        certified: the rule at a margin, by the same channels at each.
     """
     if not certified(LARGEST):
         return None
