@@ -88,13 +88,13 @@ def _about_near(near: Sequence[Likeness], accepted: bool) -> list[Finding]:
     """Name training records that are nearly a forget record, unless they are accepted."""
     if not near or accepted:
         return []
+    records = "1 training record is" if len(near) == 1 else f"{len(near)} training records are"
     return [
         Finding(
             kind="near-duplicate",
             what=(
-                f"{len(near)} training records are nearly a forget record, or contain one (similarity up to "
-                f"{near[0].similarity:.2f}). Remove them, or have a person look at each and accept them "
-                "with --accept-near-duplicates."
+                f"{records} nearly a forget record, or one with more text around it (similarity up to {near[0].similarity:.2f}). "
+                "Remove what is not to stay, or have a person look at each and accept them with --accept-near-duplicates."
             ),
         )
     ]
