@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,9 @@ class ReplaySuppression:
     """Find what a restored backup brought back of everything that was deleted, and remove it again.
 
     The suppression list is first completed from the ledger, as the backup may hold an older one. Rows are recognized by keyed
-    hashes; other files are then searched for the texts of these rows, and models by their training logs. Exit status 0: nothing
-    that can be recognized is left; 3: something is, or a row resembles a suppressed person.
+    hashes, in tables with other columns by all their values; other files are then searched for the texts of these rows, and models
+    by their training logs. Exit status 0: nothing that can be recognized is left; 3: something is, a row resembles a suppressed
+    person, or a table cannot be read to its end, which is named.
     """
 
     search: tuple[Path, ...]
@@ -63,22 +65,30 @@ class ReplaySuppression:
         left = remove(found) if self.remove else found
         show_residues(found, left, self.search)
         # A row whose text is too short to be searched for is recognized, but not removed.
-        rows = find_returned(self.search, listed, key, self.columns.fields()).hits if self.remove and back.hits else back.hits
-        if self.remove and (count := sum(hit.certain for hits in rows.values() for hit in hits)):
+        after = find_returned(self.search, listed, key, self.columns.fields()) if self.remove and back.hits else back
+        if self.remove and (count := after.certain):
             left_rows = "1 row is" if count == 1 else f"{count} rows are"
             print(f"{left_rows} still there, to be removed by hand from the files named above")  # noqa: T201
-        return NOTHING_FOUND if left or rows else 0
+        return NOTHING_FOUND if left or after.hits or after.failed else 0
 
     def _show(self, back: "Returned") -> None:
         tops = [folder.resolve() for folder in self.search]
         for path, hits in back.hits.items():
-            top = next(top for top in tops if path.is_relative_to(top))
             kinds = {how: sum(hit.how == how for hit in hits) for how in dict.fromkeys(hit.how for hit in hits)}
             counted = ", ".join(f"{count} {how}" for how, count in kinds.items())
             many = f"{len(hits)} {'row' if len(hits) == 1 else 'rows'}"
-            print(f"came back: {ascii(str(path.relative_to(top)))[1:-1]}: {many} ({counted})")  # noqa: T201
+            print(f"came back: {_shown(path, tops)}: {many} ({counted})")  # noqa: T201
+        for path, reason in back.failed.items():
+            why = reason.replace(str(path), "the table")
+            print(f"not read to its end: {_shown(path, tops)}: {ascii(why)[1:-1]}")  # noqa: T201
         if back.unread:
             searched = (
                 "searched only for the texts of these rows" if back.records else "not searched: no text of a deleted row came back"
             )
             print(f"{len(back.unread)} files are not tables of records, {searched}")  # noqa: T201
+
+
+def _shown(path: Path, tops: Sequence[Path]) -> str:
+    """Return a path below one of the folders; control characters in a file name must not reach the terminal."""
+    top = next(top for top in tops if path.is_relative_to(top))
+    return ascii(str(path.relative_to(top)))[1:-1]

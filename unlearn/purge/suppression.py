@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from unlearn.scan.placeholders import is_placeholder
-from unlearn.scan.rows import all_rows
+from unlearn.scan.rows import Row, all_rows, readable_rows
 from unlearn.scan.search import note_linked
 from unlearn.scan.spellings import Likeness, Lookup, Person, is_of_texts, likenesses
 from verify.data.identity import RecordKey
@@ -114,10 +114,23 @@ class SuppressionList:
         """Suppress records of which only the keyed hash is known; one that is listed with its signature stays as it is."""
         self.bare.update(name for name in names if name not in self.records)
 
-    def check(self, sources: str | Path | Sequence[str], key: RecordKey, fields: Fields | None = None) -> Iterator[Hit]:
+    def check(
+        self,
+        sources: str | Path | Sequence[str],
+        key: RecordKey,
+        fields: Fields | None = None,
+        failed: dict[str, str] | None = None,
+    ) -> Iterator[Hit]:
         """Yield the rows of data sets that are on the list, in order, with one record in memory at a time.
 
         What stands beside a suppressed identifier in a row of any of them is looked for in all of them, as a search does.
+
+        Args:
+            sources: the data sets.
+            key: the list's key.
+            fields: columns of the records' fields.
+            failed: where given, a data set is checked as far as it can be read, in whatever columns, and this takes those that
+                cannot be read to their end, each with the reason (`unlearn.scan.rows.readable_rows`).
 
         Raises:
             InputError: the data cannot be read, or the list was made with another key.
@@ -125,9 +138,11 @@ class SuppressionList:
         self.require(key)
         files = [str(sources)] if isinstance(sources, str | Path) else list(sources)
         index, lookup = NearDuplicates(self.records), Lookup(self.likenesses, key)
-        linked = Lookup(likenesses(self._linked(files, key, fields), key, in_texts=False), key)
+        linked = Lookup(
+            likenesses(self._linked(_rows(files, fields, "reading who is called how", failed), key), key, in_texts=False), key
+        )
         known = self.records.keys() | self.bare
-        for file, row, record, columns, values, _ in all_rows(files, fields, "checking"):
+        for file, row, record, columns, values, *_ in _rows(files, fields, "checking", failed):
             people = lookup.people(record)
             # Lists of older versions identify a chat with further fields by its texts alone.
             if not known.isdisjoint({key.of(record.fingerprint), key.of(record.text_fingerprint)}):
@@ -141,11 +156,11 @@ class SuppressionList:
             elif linked.seeks and (_alike(linked.people(record)) or _beside(linked, columns, values())) is not None:
                 yield Hit(row, "similar identifier", reason="linked", file=file)
 
-    def _linked(self, files: Sequence[str], key: RecordKey, fields: Fields | None) -> list[str]:
-        """Return the identifiers that stand beside a suppressed one in a row of the files (`unlearn.scan.linking`)."""
+    def _linked(self, rows: Iterable[Row], key: RecordKey) -> list[str]:
+        """Return the identifiers that stand beside a suppressed one in a row (`unlearn.scan.linking`)."""
         found: dict[str, set[str]] = {}
         lookup = Lookup((), key)
-        for row in all_rows(files, fields, "reading who is called how") if self.subjects else ():
+        for row in rows if self.subjects else ():
             for group in row.people():
                 note_linked(group, self.subjects, lookup, found)
         return sorted(one for one in frozenset[str]().union(*found.values()) if not is_placeholder(one))
@@ -207,6 +222,10 @@ class SuppressionList:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise InputError(f"{path} is not a whole suppression list ({SCHEMA}). Restore it from its backup.") from None
         return found
+
+
+def _rows(files: Sequence[str], fields: Fields | None, doing: str, failed: dict[str, str] | None) -> Iterable[Row]:
+    return all_rows(files, fields, doing) if failed is None else readable_rows(files, fields, doing, failed)
 
 
 def _alike(people: Sequence[Person]) -> Likeness | None:
