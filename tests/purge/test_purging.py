@@ -142,6 +142,35 @@ def test_training_data_only_when_asked(world: tuple[Path, dict[str, list[str]]])
     assert digests(root / "data") == before
 
 
+@pytest.mark.parametrize(
+    ("made", "renamed"),
+    [
+        ("data/train.csv", "PEOPLE.CSV"),
+        ("data/train.jsonl", "people.JsonL"),
+        ("data/train.parquet", "PEOPLE.PARQUET"),
+        ("data/list.json", "PEOPLE.JSON"),
+        ("data/corpus.txt", "CORPUS.TXT"),
+        ("logs/train.log.2.gz", "TRAIN.LOG.2.GZ"),
+        ("notebooks/look.ipynb", "LOOK.IPYNB"),
+    ],
+)
+def test_a_suffix_in_capitals_is_the_same_suffix(tmp_path: Path, made: str, renamed: str) -> None:
+    """Windows and old exports write them so; the file is of the same kind and is cleaned like any other."""
+    folder, name = made.split("/")
+    plant = {"data": planted.plant_training_data, "logs": planted.plant_logs, "notebooks": planted.plant_notebooks}[folder]
+    plant(tmp_path / folder)
+    (tmp_path / "alone").mkdir()
+    (tmp_path / folder / name).rename(tmp_path / "alone" / name)
+    (plain,) = find(tmp_path / "alone", rewrite_data=True)
+    (tmp_path / "alone" / name).rename(tmp_path / "alone" / renamed)
+    (found,) = find(tmp_path / "alone", rewrite_data=True)
+    assert (found.kind, found.removable) == (plain.kind, True)
+    assert [one.kind for one in find(tmp_path / "alone")] == [plain.kind], "nothing in capitals is passed over without the flag"
+    assert remove([found]) == []
+    assert (tmp_path / "alone" / renamed).exists()
+    assert find(tmp_path / "alone", rewrite_data=True) == []
+
+
 def test_what_cannot_be_read_as_rows_may_be_training_data(tmp_path: Path) -> None:
     """A table of another kind, one that was cut off and a packed one are not changed either without being asked."""
     root = tmp_path.resolve()

@@ -140,6 +140,18 @@ def test_what_must_stay_inside_of_what_goes(house: Path) -> None:
     assert is_complete(house / "shadow", "model")
 
 
+def test_a_copy_with_its_suffix_in_capitals_is_one(house: Path) -> None:
+    """Weights and quantized exports whose names some file system or export has turned into capitals."""
+    copies = {"pickled/pytorch_model.bin": "PYTORCH_MODEL.BIN", "quantized/model-q8.gguf": "MODEL-Q8.GGUF"}
+    for name, renamed in {**copies, "sharded/model-00001-of-00002.safetensors": "MODEL.SafeTensors"}.items():
+        path = house / "exports" / name
+        path.rename(path.with_name(renamed))
+    found = names(house, find(house, [house / "served"]))
+    assert found["exports/pickled/PYTORCH_MODEL.BIN"] == "copied weights"
+    assert found["exports/quantized/MODEL-Q8.GGUF"] == "quantized export"
+    assert found["exports/sharded/MODEL.SafeTensors"] == "copied weights"
+
+
 def test_what_lies_beside_a_copy_stays(house: Path) -> None:
     """A weight file that cannot be read is no copy, whatever lies beside it; one with other tensors makes no folder of copies."""
     pickled, sharded = house / "exports" / "pickled", house / "exports" / "sharded"

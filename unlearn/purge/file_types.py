@@ -118,15 +118,16 @@ class Rules:
             return Treatment("notebook autosave", redact.remove_file)
         if _UNFINISHED.fullmatch(path.name):
             return Treatment("unfinished copy", redact.remove_file)
-        if path.suffix == ".ipynb":
+        kind = path.suffix.lower()
+        if kind == ".ipynb":
             return Treatment("notebook", redact.clear_notebook)
         if ".tfevents." in path.name:
             return Treatment("event file", redact.cut_events)
-        if path.suffix == ".arrow":
+        if kind == ".arrow":
             return _of_arrow(path)
-        named = path.with_suffix("") if head.startswith(b"\x1f\x8b") and path.suffix == ".gz" else path
-        if path.suffix in ROWS_OF:
-            return self._of_rows(path)
+        named = Path((path.with_suffix("") if head.startswith(b"\x1f\x8b") and kind == ".gz" else path).name.lower())
+        if kind in ROWS_OF:
+            return self._of_rows(path, kind)
         if named.suffix in (".jsonl", ".ndjson", ".csv", ".tsv"):
             return self._training_data(ROWS_OF[named.suffix])
         if named.suffix in LOG_SUFFIXES or any(f"{suffix}." in named.name for suffix in LOG_SUFFIXES):
@@ -146,25 +147,25 @@ class Rules:
             return Treatment("SQLite database", None, sqlite.live_reason(live))
         return Treatment("SQLite database", sqlite.vacuum)
 
-    def _of_rows(self, path: Path) -> Treatment:
-        if not self._is_training_data(path):
-            return Treatment("evaluation dump", ROWS_OF[path.suffix])
-        return self._training_data(redact.drop_json_entries if path.suffix == ".json" else ROWS_OF[path.suffix])
+    def _of_rows(self, path: Path, kind: str) -> Treatment:
+        if not self._is_training_data(path, kind):
+            return Treatment("evaluation dump", ROWS_OF[kind])
+        return self._training_data(redact.drop_json_entries if kind == ".json" else ROWS_OF[kind])
 
     def _training_data(self, clean: Clean) -> Treatment:
         return Treatment("training data", clean) if self.rewrite_data else Treatment("training data", None, REWRITE)
 
-    def _is_training_data(self, path: Path) -> bool:
+    def _is_training_data(self, path: Path, kind: str) -> bool:
         """Return whether a row is a deleted record itself, under any column names, rather than a model's output about one.
 
         Unreadable rows count as training data, so that they are not changed without a request; other JSON does not.
         """
-        if path.suffix == ".json" and path.stat().st_size > redact.LARGEST_JSON:
+        if kind == ".json" and path.stat().st_size > redact.LARGEST_JSON:
             return False
         try:
             return any(self._is_record(row) for row in stream_rows(str(path)))
         except (InputError, TypeError):
-            return path.suffix != ".json"
+            return kind != ".json"
 
     def _is_record(self, row: Any) -> bool:
         if not isinstance(row, Mapping) or DUMP_COLUMNS & {str(name).lower() for name in row}:
@@ -177,11 +178,11 @@ class Rules:
             return self._training_data(redact.cut_lines)
         if head.startswith(PDF):
             return Treatment("document", None, DOCUMENT)
-        if path.suffix in PICKLES or head.startswith(b"\x80"):
+        if path.suffix.lower() in PICKLES or head.startswith(b"\x80"):
             return Treatment("pickle", None, NOT_OPENED)
         if head.startswith(PACKED) or suffix == ".tar":
             return Treatment("archive", None, UNPACK)
-        if path.suffix in (".safetensors", ".gguf"):
+        if path.suffix.lower() in (".safetensors", ".gguf"):
             return Treatment("weights", None, "the text is in its header; rewrite the file without it")
         return Treatment("other file", None, "files of this kind are not changed; remove the text, or the file, by hand")
 
@@ -198,7 +199,7 @@ def beside_caches(found: Iterable[Residue]) -> Iterator[Residue]:
     holding = {residue.place for residue in found if residue.kind == CACHE and residue.removable}
     for folder in sorted({path.parent for path in holding}):
         for path in sorted(folder.iterdir()):
-            cached = path.suffix == ".arrow" or path.name == "dataset_info.json"
+            cached = path.suffix.lower() == ".arrow" or path.name == "dataset_info.json"
             if cached and path not in holding and path.is_file() and not path.is_symlink():
                 yield FoundResidue(
                     path, CACHE, "beside a cache that contains one", partial(redact.remove_cache, path, ContentSearch(()))

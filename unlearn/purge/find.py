@@ -260,14 +260,14 @@ def _weight_copies(files: Sequence[Path], doomed: Sequence[AffectedModel], clean
     """Compare weight folders without a manifest tensor by tensor with the affected models."""
     by_folder: dict[Path, list[Path]] = {}
     for path in files:
-        if path.suffix in WEIGHT_SUFFIXES and not (path.parent / MANIFEST).exists():
+        if path.suffix.lower() in WEIGHT_SUFFIXES and not (path.parent / MANIFEST).exists():
             by_folder.setdefault(path.parent, []).append(path)
     unlearned = behind_unlearning(doomed)
     chosen = [model for model in doomed if model.records or model.weights not in unlearned]
     models = [(model.weights, place) for model in chosen if by_folder for place in (model.folder, *_stages_that_saw(model))]
     index = WeightIndex(models, clean)
     for own in by_folder.values():
-        exports = [path for path in own if path.suffix == ".gguf"]
+        exports = [path for path in own if path.suffix.lower() == ".gguf"]
         for path in exports:
             if (likeness := index.likeness([path])) is not None:
                 reason = f"{likeness.shared} of its tensors are an affected model's, others cannot be compared; remove it by hand"

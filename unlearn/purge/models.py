@@ -68,7 +68,7 @@ def _without_manifest(folder: Path, names: Collection[str]) -> Iterator[Residue]
 
     A training that was killed before its last file leaves such weights; so does a model whose manifest was lost.
     """
-    weights = [path for path in sorted(folder.iterdir()) if path.suffix in WEIGHT_SUFFIXES and path.is_file()]
+    weights = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in WEIGHT_SUFFIXES and path.is_file()]
     if weights and (folder / LOG_NAME).is_file() and (reason := _unfinished(folder, names)):
         advice = "no manifest says which model they are of; make the model again under another name, and remove these by hand"
         yield from (Residue(path, UNFINISHED, reason, False, advice) for path in weights if not path.is_symlink())
@@ -148,7 +148,7 @@ def _foreign_weights(folder: Path) -> Iterator[Path]:
         return  # a damaged manifest; removing the model reports that
     for path in _own_files(folder):
         name = path.relative_to(folder)
-        if path.suffix in WEIGHT_SUFFIXES and name.as_posix() not in listed and _step(folder / name.parts[0]) < 0:
+        if path.suffix.lower() in WEIGHT_SUFFIXES and name.as_posix() not in listed and _step(folder / name.parts[0]) < 0:
             yield path
 
 

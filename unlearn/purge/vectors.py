@@ -58,7 +58,7 @@ class Store:
 def stores(folders: Sequence[Path], files: Collection[Path]) -> Iterator[Store]:
     """Yield the vector indexes among some folders and files."""
     for folder in folders:
-        if folder.suffix == ".lance" and (folder / "_versions").is_dir():
+        if folder.suffix.lower() == ".lance" and (folder / "_versions").is_dir():
             inside = _inside(folder, files)
             yield Store(folder, inside, partial(_lance_holds, folder, inside), _clean_lance)
         elif chroma.is_store(folder):
@@ -67,7 +67,7 @@ def stores(folders: Sequence[Path], files: Collection[Path]) -> Iterator[Store]:
         elif (folder / "raft_state.json").is_file() and (folder / "collections").is_dir():
             yield Store(folder, _inside(folder, files), _qdrant_server, _nothing)
     for path in sorted(files):
-        if path.suffix in _FAISS_SUFFIXES and _begins(path, _FAISS_STARTS):
+        if path.suffix.lower() in _FAISS_SUFFIXES and _begins(path, _FAISS_STARTS):
             rows = path.with_suffix(".jsonl")
             beside = frozenset({path, rows} if rows in files else {path})
             missing = "" if find_spec("faiss") else f"it is a FAISS index; to clean it: {INSTALL}"

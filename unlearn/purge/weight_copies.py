@@ -93,7 +93,7 @@ class WeightIndex:
 def digests(path: Path) -> set[str]:
     """Compute the digests of all distinctive tensors of a file as stored; empty for a damaged or unknown file."""
     try:
-        match path.suffix:
+        match path.suffix.lower():
             case ".safetensors":
                 return {_digest(tensor) for tensor in _safetensors(path) if _is_distinctive(tensor)}
             case ".gguf":
