@@ -112,7 +112,7 @@ def find_records(
         record_ids: example ids, in any equivalent spelling.
         texts: whole texts or passages; a record that contains one is a match.
         likenesses: tokens of similar spellings (`unlearn.scan.spellings.likenesses`). Texts are searched for mentions, except
-            rows of other subjects in files in which the person is a subject.
+            rows whose subject does not name the person in files in which the person is a subject.
         fields: names of the columns.
         near: whether to search for near-duplicates of the matches, in a second pass.
         tell: receives a sentence about values that were not used for linking.

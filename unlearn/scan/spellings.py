@@ -113,6 +113,7 @@ class Lookup:
         for level in sorted(level for level in lengths if level.endswith((f" {WORDS}", f" {OF_ADDRESS}"))):
             self._lengths.setdefault(int(level.split()[0]), []).append(level)
         self._known: dict[str, Person] = {}
+        self._subjects: dict[str, Person] = {}
         self._others: set[str] = set()
         """Words with which no requested run begins."""
         self._columns: dict[str, Likeness | None] = {}
@@ -123,8 +124,20 @@ class Lookup:
         return self._any or bool(self._lengths)
 
     def people(self, record: Record) -> tuple[Person, ...]:
-        """Look up every person that a record is about."""
-        return tuple(map(self.person, record.subjects))
+        """Look up every person that a record is about, also a requested one within a longer identifier, as in `Dr. Nora Velt`."""
+        return tuple(map(self._subject, record.subjects))
+
+    def _subject(self, identifier: str) -> Person:
+        """Look up a subject of the data, with a cache for repeated ones."""
+        if (known := self._subjects.get(identifier)) is not None:
+            return known
+        if len(self._subjects) >= LONGEST_CACHE:
+            self._subjects.clear()
+        person = self.person(identifier)
+        if person.likeness is None and self.seeks:
+            person = person._replace(likeness=self.beside(identifier))
+        self._subjects[identifier] = person
+        return person
 
     def person(self, identifier: str) -> Person:
         """Look up one identifier of the data, with a cache for repeated ones."""
@@ -163,9 +176,12 @@ class Lookup:
         whole = None if too_short or len(shown) > LONGEST_VALUE else self.person(shown).likeness
         if whole is not None:
             return Likeness("elsewhere", whole.tokens)
-        tokens = set() if too_short else self._named(shown)
-        if self._lengths:
-            tokens |= {token for words in word_sequences(shown) for token in self._runs(without_titles(tuple(words)))}
+        tokens = set() if too_short else self._identified(shown)
+        for words in word_sequences(shown) if self._lengths else ():
+            bare = without_titles(tuple(words))
+            tokens.update(self._runs(bare))
+            if not too_short and len(bare) < len(words):
+                tokens.update(self._runs(words))
         if "@" in shown and " " not in shown:  # two addresses are not similar because they are made of the same name
             tokens = {token for token in tokens if not _is_of_address(token)}
         return Likeness("elsewhere", frozenset(tokens)) if tokens else None
@@ -182,10 +198,12 @@ class Lookup:
     def _named(self, text: str) -> set[str]:
         """Return the tokens of all requested runs of words, numbers and mail addresses that a text contains."""
         tokens = {token for words in word_sequences(text) for token in self._runs(words)} if self._lengths else set()
-        if self._any:
-            found = (self.person(identifier).likeness for identifier in identifiers_within(text))
-            tokens |= {token for likeness in found if likeness is not None for token in likeness.tokens}
-        return tokens
+        return tokens | self._identified(text)
+
+    def _identified(self, text: str) -> set[str]:
+        """Return the tokens of all requested numbers and mail addresses that a text contains."""
+        found = (self.person(identifier).likeness for identifier in (identifiers_within(text) if self._any else ()))
+        return {token for likeness in found if likeness is not None for token in likeness.tokens}
 
     def _runs(self, words: Sequence[str]) -> Iterable[str]:
         """Yield the tokens of all requested runs of words that a text contains, also in the genitive (`Nora Velt's`)."""
