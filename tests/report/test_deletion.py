@@ -12,6 +12,8 @@ from score_tables import simulated_table
 
 from verify import InputError
 from verify.certificate.check import Signer
+from verify.certificate.signing import TEST_RESULT, load_signer, make_key, sign
+from verify.certificate.statements import write_certificate
 from verify.cli.main import main
 from verify.report.attack_pages import attack_pages
 from verify.report.deletion import render
@@ -181,7 +183,7 @@ def test_several_models_and_none(evidence: Evidence) -> None:
 
 
 def test_audit_and_record_must_belong_together(evidence: Evidence) -> None:
-    """A missing audit, a foreign one, a foreign probe and a record with another verdict are refused."""
+    """A missing audit, a foreign one, a foreign probe, two about one model and a record with another verdict are refused."""
     record = record_of(evidence)
     other = robustness_of(evidence, weights="0" * 64)
     others = robustness_of(evidence, forget_digest="0" * 64)
@@ -191,6 +193,8 @@ def test_audit_and_record_must_belong_together(evidence: Evidence) -> None:
         (record_of(), [evidence], [], "did not make"),
         (record, [evidence], [other], "did not make"),
         (record, [evidence], [others], "on other records"),
+        (record, [evidence.model_copy(update={"not_shown": ()}), evidence], [], "two of the audits are about the weights"),
+        (record, [evidence], [others, robustness_of(evidence)], "two of the probes are about the weights"),
         (better, [evidence], [], "says INCONCLUSIVE"),
     ):
         with pytest.raises(InputError, match=message):
@@ -253,6 +257,17 @@ def test_the_command_line_refuses(folder: Path, evidence: Evidence, capsys: Any)
         assert main(arguments) == 2
         assert message in capsys.readouterr().err
     assert not (folder / "letters").exists()
+
+
+def test_a_certificate_that_no_operator_signed_is_about_no_deletion(folder: Path, capsys: Any) -> None:
+    """A page names a certificate only where that is about its deletion record; one of an auditor alone is about none."""
+    make_key(folder / "key")
+    statement = {"predicateType": TEST_RESULT, "subject": [{"digest": {"sha256": "0" * 64}}]}
+    write_certificate(folder / "certificate.json", [sign(statement, load_signer(folder / "key"))])
+    files = ["--audits", str(folder / "audit"), "--certificate", str(folder / "certificate.json")]
+    assert main(["deletion-report", str(folder / "deletion.json"), *files, "--output", str(folder / "report.html")]) == 2
+    assert "is not about" in capsys.readouterr().err
+    assert not (folder / "report.html").exists()
 
 
 @pytest.mark.slow

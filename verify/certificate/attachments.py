@@ -59,7 +59,7 @@ def attachment_findings(pairs: Mapping[str, Pair], given: Attachments) -> list[F
         InputError: an attachment cannot be read.
     """
     findings: list[Finding] = []
-    if given.model is not None and pairs:
+    if given.model is not None:
         findings += _model(pairs, Path(given.model))
     if given.audit is not None:
         findings += _audit([pair["auditor"] for pair in pairs.values() if "auditor" in pair], Path(given.audit))
@@ -94,6 +94,8 @@ def _model(pairs: Mapping[str, Pair], model: Path) -> list[Finding]:
     program would load makes it fail: an adapter put beside certified weights is loaded with them, or in their place.
     """
     what = f"model {model}"
+    if not pairs:
+        return [Finding(what, False, "the certificate has no valid statement on a model")]
     try:
         manifest = verify_manifest(model)
     except IntegrityError as error:
@@ -178,15 +180,20 @@ def _configuration(what: str, model: Path, auditor: Statement | None) -> Finding
 
 def _audit(statements: list[Statement], audit: Path) -> list[Finding]:
     """Check that a folder's files are those of a signed audit; with several audits, the best match counts."""
-    found = []
-    for statement in statements:
-        findings = []
-        for entry in statement["predicate"]["configuration"]:
-            path = audit / Path(str(entry["name"])).name
-            holds = path.is_file() and file_digest(path) == entry["digest"]["sha256"]
-            findings.append(Finding(str(path), holds, "the certified file" if holds else "it is not the file that was certified"))
-        found.append(findings)
-    return max(found, key=lambda findings: sum(finding.holds for finding in findings), default=[])
+    if not statements:
+        return [Finding(f"audit {audit}", False, "the certificate has no valid statement on an audit")]
+    found = [_audited_files(statement, audit) for statement in statements]
+    return max(found, key=lambda findings: sum(finding.holds for finding in findings))
+
+
+def _audited_files(statement: Statement, audit: Path) -> list[Finding]:
+    """Check that a folder holds every file that a statement on an audit names; there must be one."""
+    findings = []
+    for entry in statement["predicate"]["configuration"]:
+        path = audit / Path(str(entry["name"])).name
+        holds = path.is_file() and file_digest(path) == entry["digest"]["sha256"]
+        findings.append(Finding(str(path), holds, "the certified file" if holds else "it is not the file that was certified"))
+    return findings or [Finding(f"audit {audit}", False, "the certificate's statement on the audit names no file of it")]
 
 
 def _deletion(requests: list[dict[str, Any]], path: Path) -> Finding:

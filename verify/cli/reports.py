@@ -262,7 +262,7 @@ def _require_about(
         checked = check_certificate(certificate, trusted, deletion=deletion)
         if broken := [finding for finding in checked.findings if not finding.holds]:
             raise InputError(f"{certificate} does not hold: {broken[0].what}: {broken[0].detail}. Correct that first.")
-    elif any(request.get("ledger_head") != record.ledger_head for request in read_claims(certificate).requests):
+    elif {request.get("ledger_head") for request in read_claims(certificate).requests} != {record.ledger_head}:
         raise InputError(f"{certificate} is not about {deletion}. Give the certificate of this deletion, or none.")
 
 

@@ -7,11 +7,11 @@ stands beside it, in a frame of its own, and the one that accuses comes first. N
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from verify.certificate.check import PRECEDENCE, Signer
 from verify.errors import InputError
@@ -28,6 +28,8 @@ from verify.schema.evidence import Evidence
 from verify.schema.parts import Value
 from verify.schema.reexecution import Reexecution, ReexecutionWord
 from verify.schema.robustness import Robustness
+
+Given = TypeVar("Given")
 
 OUTCOMES: dict[Outcome, str] = {
     "deleted": "deleted",
@@ -197,8 +199,9 @@ def render(
 def _match(
     record: DeletionRecord, evidences: Sequence[Evidence], robustness: Sequence[Robustness], proofs: Sequence[Reexecution]
 ) -> list[_Replaced]:
-    audits, probed = {_target(evidence): evidence for evidence in evidences}, {entry.weights: entry for entry in robustness}
-    executed = {proof.model: proof for proof in proofs}
+    audits = _by_weights("audits", ((_target(evidence), evidence) for evidence in evidences))
+    probed = _by_weights("probes", ((entry.weights, entry) for entry in robustness))
+    executed = _by_weights("proofs", ((proof.model, proof) for proof in proofs))
     known = {model.after for model in record.models}
     if foreign := [weights for weights in (*audits, *probed, *executed) if weights not in known]:
         raise InputError(
@@ -214,6 +217,17 @@ def _match(
             probe.require_same(evidence, "a probe")
         alike = sum(other.name == model.name for other in record.models)
         found.append(_Replaced(model.name if alike == 1 else f"{model.name} ({model.after[:8]})", model, evidence, proof, probe))
+    return found
+
+
+def _by_weights(what: str, given: Iterable[tuple[str, Given]]) -> dict[str, Given]:
+    """Return what is given about models by the digest of their weights; a second one would be passed over."""
+    found: dict[str, Given] = {}
+    for weights, one in given:
+        if found.setdefault(weights, one) != one:
+            raise InputError(
+                f"two of the {what} are about the weights {weights[:16]}. Give the one that the deletion record names."
+            )
     return found
 
 
