@@ -3,13 +3,17 @@
 import base64
 import bz2
 import email.message
+import html
 import io
 import json
 import os
+import re
 import struct
 import subprocess
 import tarfile
 import zlib
+from collections.abc import Callable
+from html.entities import codepoint2name
 from pathlib import Path
 from urllib.parse import quote
 
@@ -18,7 +22,7 @@ import pyarrow as pa
 import pytest
 
 from unlearn.purge import formats
-from unlearn.purge.content_search import ContentSearch
+from unlearn.purge.content_search import ContentSearch, NotingSearch
 from unlearn.purge.find import UNSEARCHED, Residue, data_residues, find_residues, remove
 from unlearn.purge.unpack import UnreadableError, holds
 from verify.data.identity import RecordKey
@@ -127,6 +131,63 @@ PACKED = {
     "access.log": lambda text: b"GET /?q=" + quote(text).encode(),
     ".git/objects/3f/786850e387550fdab836ed7e6dc881de23001b": git_object_of,
 }
+
+
+RUSSIAN = "Зебеди Квиллфезер держит в ванне одиннадцать серых цапель, и никто не знает почему."
+ENGLISH = "It's at <14 Lane> & \"Mill\": <b>Zebedee's</b> 3+4 herons, Perpetua's & nobody's <i>florins</i>'"
+BOLD = "C:\\new\\temp\\users of \U0001f600 Zebedee &amp; Perpetua\tover\nlines"
+
+
+def capitals(text: str, letters: str = "") -> str:
+    """JSON as .NET and Jackson write it: capital digits, and further letters escaped."""
+    escaped = (f"\\u{ord(one):04X}" if one in letters else json.dumps(one)[1:-1] for one in text)
+    return re.sub(r"\\u[0-9a-f]{4}", lambda found: "\\u" + found[0][2:].upper(), "".join(escaped))
+
+
+ESCAPES: dict[str, Callable[[str], str]] = {
+    "Jackson": capitals,
+    "System.Text.Json": lambda text: capitals(text, "'&<>+\""),
+    "its small digits": lambda text: re.sub(r"\\u.{4}", lambda found: found[0].lower(), capitals(text, "'&<>+\"")),
+    "PHP": lambda text: json.dumps(text).replace("/", "\\/"),
+    "PHP for HTML": lambda text: capitals(text, "'&<>\"").replace("/", "\\/"),
+    "Go": lambda text: json.dumps(text, ensure_ascii=False).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"),
+    "Jinja": lambda text: html.escape(text, quote=False).replace("'", "&#39;").replace('"', "&#34;"),
+    "numbers": lambda text: "".join(one if one.isascii() and one.isalnum() else f"&#{ord(one)};" for one in text),
+    "hexadecimal numbers": lambda text: "".join(one if one == " " else f"&#x{ord(one):X};" for one in text),
+    "names": lambda text: "".join(f"&{codepoint2name[ord(one)]};" if ord(one) in codepoint2name else one for one in text),
+    "JSON in JSON": lambda text: capitals(capitals(text, "'&<>+\""), '"'),
+    "HTML in JSON": lambda text: capitals(text.replace("&", "&amp;").replace("<", "&lt;").replace("'", "&#39;"), "&<"),
+    "as it is, beside others": lambda text: f"&#39;{text}",
+}
+
+
+@pytest.mark.parametrize("text", [RUSSIAN, ENGLISH, BOLD, "Öster/Wälder", "Nether/Wallop<1>"])
+@pytest.mark.parametrize("way", ESCAPES)
+def test_escapes_of_any_library_are_undone(tmp_path: Path, text: str, way: str) -> None:
+    """Whatever a library escapes, and as it writes it, a log with the text is found, and only its line is cut."""
+    search = ContentSearch(load_records([{"text": text}]))
+    line = f'{{"level": "info", "message": "{ESCAPES[way](text)}"}}'.replace("\n", "\\n")
+    path = tmp_path / "service.log"
+    before, after = "a line of it\\u0027s own: \\u041A\\/ &#39;\n", "the last &amp; least\n"
+    path.write_text(before + line + "\n" + after)
+    assert holds(path, search)
+    assert not search.holds(before + after)
+    for size in (1, 7, 64, 1000):
+        raw = (before + line + "\n" + after).encode() * 20
+        assert search.found_in(raw[place : place + size] for place in range(0, len(raw), size))
+    noting = NotingSearch(search)
+    noting.holds(line)
+    assert noting.found == {0}
+    (found,) = find(tmp_path, search=search, records=load_records([{"text": text}]))
+    assert found.kind == "log"
+    assert remove([found]) == []
+    assert path.read_text() == before + after
+
+
+def test_what_others_share_is_nobodys_however_it_is_escaped() -> None:
+    """A window that a retained text has in another escaping identifies nobody, as one that it has as it is."""
+    deleted, retained = load_records([{"text": ENGLISH}]), load_records([{"text": f"Said: {ESCAPES['Jinja'](ENGLISH)}"}])
+    assert ContentSearch(deleted, retained).unsearched == 1
 
 
 @pytest.mark.parametrize("name", PACKED)

@@ -3,8 +3,8 @@
 A record's text is cut into windows of 48 characters, one every 24, the last one flush with the end; a shorter text is one window.
 So every passage of 71 characters contains a whole window, and a whole text is covered from end to end. Each window is searched for
 as UTF-8, as JSON, CSV and HTML escape it, in UTF-16 and UTF-32, in Latin-1, and encoded in Base64, in hexadecimal and with percent
-signs. A window that also occurs in a retained text (a
-question asked about everybody) identifies nobody and is left out.
+signs; where JSON or HTML is escaped otherwise than Python does it, the escapes are undone (`unlearn.purge.escapes`). A window that
+also occurs in a retained text (a question asked about everybody) identifies nobody and is left out.
 
 To search for thousands of windows in one pass, each is represented by an anchor, its rarest 24 bytes (12 for a short window). numpy
 hashes the first eight bytes at every position of the stream, the last eight only where that hash is known, and where both match the
@@ -25,6 +25,7 @@ from urllib.parse import quote, quote_plus
 import numpy as np
 from numpy.typing import NDArray
 
+from unlearn.purge.escapes import DEEPEST, LONGEST, undo, unescaped
 from verify.data.records import Record
 
 WINDOW, STRIDE = 48, 24
@@ -93,7 +94,7 @@ class ContentSearch:
         return next(self.intervals(chunks), None) is not None
 
     def intervals(self, chunks: Iterable[bytes]) -> Iterator[Interval]:
-        """Return all intervals of a stream with deleted text; they may overlap and are ordered by anchor.
+        """Return all intervals of a stream with deleted text; they may overlap, and are in no order.
 
         Args:
             chunks: the stream in pieces of any size; one piece and the longest pattern are in memory at a time.
@@ -102,7 +103,7 @@ class ContentSearch:
         tail, start = b"", 0
         for chunk in chunks:
             data = tail + chunk
-            for first, end in self._finds(data):
+            for first, end, _ in self._finds(data):
                 if end > len(tail):  # else the previous chunk yielded it
                     yield start + first, start + end
             start += max(0, len(data) - overlap)
@@ -113,13 +114,13 @@ class ContentSearch:
         found: set[str] = set()
         texts = (text.encode() for record in retained for text in _texts(record, with_prompts=True))
         while batch := b"\x00".join(islice(texts, BATCH)):
-            found.update(batch[first:end].decode(errors="replace") for first, end in self._finds(batch))
+            found.update(pattern.decode(errors="replace") for _, _, pattern in self._finds(batch))
         return found
 
     def _set_patterns(self, windows: Iterable[str]) -> None:
         """Build the lookup tables: anchor keys to patterns, sorted keys by distance, and a bit table of first words."""
         patterns = {form for window in windows for form in spellings(window)}
-        self._longest = max(map(len, patterns), default=1)
+        self._longest = max((WINDOW * LONGEST, *map(len, patterns))) if patterns else 1
         self._patterns: dict[int, list[_Anchored]] = {}
         keys: dict[int, set[int]] = {distance: set() for distance in DISTANCES}
         first_words = []
@@ -138,12 +139,16 @@ class ContentSearch:
         self._known = np.zeros(1 << bits, dtype=bool)
         self._known[(np.array(first_words, dtype=np.uint64) * _MULTIPLIER) >> self._shift] = True
 
-    def _finds(self, data: bytes) -> Iterator[Interval]:
+    def _finds(self, data: bytes, layers: int = DEEPEST) -> Iterator[tuple[int, int, bytes]]:
+        """Yield the intervals with deleted text, each with the pattern; first as it stands, then with its escapes undone."""
         for position, key in self._candidates(data):
             for entry in self._patterns[key]:
                 first = position - entry.offset
                 if first >= 0 and data.startswith(entry.pattern, first):
-                    yield first, first + len(entry.pattern)
+                    yield first, first + len(entry.pattern), entry.pattern
+        if layers and self._patterns and (plain := unescaped(data)) is not None:
+            for first, end, pattern in self._finds(plain.data, layers - 1):
+                yield *plain.original(first, end), pattern
 
     def _candidates(self, data: bytes) -> Iterator[tuple[int, int]]:
         """Yield the offsets of candidate anchors and their keys, one word alignment after the other."""
@@ -185,8 +190,8 @@ class NotingSearch(ContentSearch):
     def holds(self, content: bytes | str) -> bool:
         """Note the records of which a piece of content holds text; return False."""
         data = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
-        for first, end in self._finds(data):
-            self.found |= self._owners[data[first:end]]
+        for _, _, pattern in self._finds(data):
+            self.found |= self._owners[pattern]
         return False
 
     def found_in(self, chunks: Iterable[bytes]) -> bool:
@@ -260,6 +265,10 @@ def _encoded(window: str) -> set[bytes]:
     twice = json.dumps(escaped)[1:-1]  # JSON within JSON: an output in a notebook, a message in a log line
     forms = (window, escaped, open_json, twice, window.replace('"', '""'), html.escape(window), html.escape(window, quote=False))
     found = {form.encode() for form in forms}
+    plain = window.encode()
+    for _ in range(DEEPEST):  # a text that holds escapes itself loses them where those around it are undone
+        plain = undo(plain).data
+        found.add(plain)
     found |= {window.encode(encoding) for encoding in ("utf-16-le", "utf-16-be", "utf-32-le")}
     with suppress(UnicodeEncodeError):
         found.add(window.encode("cp1252"))
