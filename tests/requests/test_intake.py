@@ -47,6 +47,43 @@ def test_csv_batches(tmp_path: Path) -> None:
         assert "zebedee" not in str(shown.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("email", "column 3 (email)"),
+        (" Country", "column 3 (country)"),
+        ("lang", "column 3 (lang)"),
+        ("identifiers", "column 3 (identifiers)"),
+        ("identifier two", "column 3 is"),
+        ("Zebedee@example.com", "column 3 is"),
+        ("", "column 3 is"),
+        ("REGIME", "'regime' 2 times"),
+    ],
+)
+def test_a_column_that_is_not_read_is_refused(tmp_path: Path, name: str, shown: str) -> None:
+    """What it holds would be neither searched for nor heeded; it is named by its place, and by its name if that is a usual one."""
+    path = tmp_path / "batch.csv"
+    path.write_text(f"identifier,regime,{name},received\nquill,gdpr,DE,2026-01-02\n")
+    with pytest.raises(InputError) as refused:
+        from_csv(path, KEY)
+    assert shown in str(refused.value)
+    assert "ebedee" not in str(refused.value)
+    assert "identifier two" not in str(refused.value)
+
+
+def test_columns_in_any_case(tmp_path: Path) -> None:
+    """Spreadsheets write capitals; every further identifier of a row is one of the person, however its column is numbered."""
+    path = tmp_path / "batch.csv"
+    path.write_text(
+        "Identifier;Identifier2;identifier-3;IDENTIFIER 4; identifier_5 ;Regime;RECEIVED;Language\n"
+        "quill;a@example.org;b@example.org;c@example.org;d@example.org;gdpr;2026-01-02;de\n"
+    )
+    (request,) = from_csv(path, KEY)
+    identifiers = ["quill", *(f"{one}@example.org" for one in "abcd")]
+    assert set(request.subjects) == set(from_lines(identifiers, KEY, regime="gdpr", received=TODAY, country=None).subjects)
+    assert request.language == "de"
+
+
 @pytest.mark.parametrize("content", [b"", b"a,b\n1,2\n", b"identifier,regime,received\n", b"\xff\xfe\x00", b'"identifier,regime'])
 def test_damaged_csv(tmp_path: Path, content: bytes) -> None:
     """Empty, foreign, binary and cut-off files are refused."""

@@ -8,7 +8,7 @@ import csv
 import io
 import re
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +18,7 @@ from unlearn.requests.ledger.deadlines import REGIMES, Regime, require_receivabl
 from unlearn.requests.ledger.request import NewRequest
 from unlearn.scan.spellings import likenesses, subject_hashes
 from verify.data.identity import RecordKey
-from verify.data.tabular import csv_rows
+from verify.data.tabular import csv_rows, require_unique
 from verify.errors import InputError
 from verify.io.strict_json import NotStrictError, parse_json
 from verify.report.letter_words import languages, templates_folder
@@ -37,7 +37,41 @@ LANGUAGE = "language"
 """Optional column of a batch: the code of the language in which the person is written to."""
 DELIMITERS = (",", ";", "\t")
 """What may separate the cells of a batch; spreadsheets of many countries write semicolons."""
-_FURTHER_IDENTIFIER = re.compile(r"identifier[_ ]?[0-9]+")
+_FURTHER_IDENTIFIER = re.compile(r"identifier[_ -]?[0-9]+")
+_LIKELY = frozenset(
+    [
+        *(
+            "address",
+            "birthday",
+            "comment",
+            "country",
+            "customer",
+            "date",
+            "deadline",
+            "email",
+            "e-mail",
+            "first name",
+            "first_name",
+        ),
+        *(
+            "id",
+            "identifiers",
+            "lang",
+            "last name",
+            "last_name",
+            "locale",
+            "mail",
+            "name",
+            "note",
+            "notes",
+            "phone",
+            "state",
+            "status",
+        ),
+        *("subject", "subject_id", "telephone", "type", "user", "username"),
+    ]
+)
+"""Names of columns that a batch does not have and a message may repeat; any other may itself be somebody's identifier."""
 _BETWEEN_IDENTIFIERS = re.compile(r"[\r\n]+|;(?!\s*[a-z-]+=)")
 """A line break, or a semicolon that does not begin a parameter of a telephone number (`;ext=`, RFC 3966)."""
 
@@ -61,19 +95,45 @@ def from_csv(path: str | Path, key: RecordKey, country: str | None = None) -> li
     """Build a batch of requests from a CSV file with the columns identifier, regime and received (ISO date).
 
     Cells may be separated by commas, semicolons or tabs. A row is one person; several identifiers stand in further columns
-    (`identifier2`, ...) or in one cell, separated by line breaks or semicolons. A column `language` is optional.
+    (`identifier2`, ...) or in one cell, separated by line breaks or semicolons. A column `language` is optional. There are no
+    others, since what they hold would be lost. Names of columns are read in any case.
 
     Raises:
-        InputError: the file cannot be read or a row is invalid; the whole batch is rejected then. The message gives the row number.
+        InputError: the file cannot be read, has another column, or a row is invalid; the whole batch is rejected then. The message
+            gives the number of the column or row.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
         rows = list(csv_rows(io.StringIO(text, newline=""), str(path), (*CSV_COLUMNS, LANGUAGE), _delimiter(text)))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as CSV ({type(error).__name__}). Save it as CSV in UTF-8.") from None
-    if not rows or not set(CSV_COLUMNS) <= set(rows[0]):
+    columns = [_column(name) for name in rows[0]] if rows else []
+    if not set(CSV_COLUMNS) <= set(columns):
         raise InputError(f"{path} needs the columns {', '.join(CSV_COLUMNS)} and at least one row.")
-    return [_from_row(row, f"{path}, row {number}", key, country) for number, row in enumerate(rows, 1)]
+    _require_known(columns, str(path))
+    cells = (dict(zip(columns, row.values(), strict=True)) for row in rows)
+    return [_from_row(row, f"{path}, row {number}", key, country) for number, row in enumerate(cells, 1)]
+
+
+def _column(name: str) -> str:
+    return name.strip().lower()
+
+
+def _require_known(columns: Sequence[str], where: str) -> None:
+    """Require that every column is read, and only one under each name.
+
+    Raises:
+        InputError: there is another, whose content would be lost.
+    """
+    require_unique(columns, where, (*CSV_COLUMNS, LANGUAGE))
+    for number, name in enumerate(columns, 1):
+        if name not in (*CSV_COLUMNS, LANGUAGE) and not _FURTHER_IDENTIFIER.fullmatch(name):
+            shown = f" ({name})" if name in _LIKELY else ""
+            raise InputError(
+                f"{where}: column {number}{shown} is none that is read, so what it holds would be lost. Remove or rename it. "
+                f"The columns are {', '.join(CSV_COLUMNS)}, identifier2, identifier3, ... for further identifiers of the person, "
+                f"and {LANGUAGE} for the language to write in. The country is given for the whole batch, with --country."
+            )
 
 
 def _delimiter(text: str) -> str:
@@ -83,7 +143,7 @@ def _delimiter(text: str) -> str:
 
 
 def _cells(header: str, delimiter: str) -> set[str]:
-    return {cell.strip().strip('"') for cell in header.split(delimiter)}
+    return {_column(cell.strip().strip('"')) for cell in header.split(delimiter)}
 
 
 def _from_row(row: Mapping[str, Any], where: str, key: RecordKey, country: str | None) -> NewRequest:
