@@ -195,3 +195,88 @@ def test_an_error_of_the_library_on_the_way_names_the_row(tmp_path: Path) -> Non
     with pytest.raises(InputError, match="cannot be read after row 0") as caught:
         load_records(folder)
     assert "Ines" not in str(caught.value)
+
+
+ROW = b'{"text": "a"}\n'
+CARD = b"---\nlicense: mit\nconfigs:\n- config_name: default\n%s---\n"
+
+
+def written(folder: Path, files: dict[str, bytes]) -> Path:
+    """A folder with these files beside what is in it."""
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "more.tsv",
+        "people.jsonl.gz",
+        "people.txt",
+        "people.arrow",
+        "PEOPLE.CSV",
+        "list.xlsx",
+        "more.zip",
+        "__people.csv",
+        "sub/rest.TSV",
+    ],
+)
+@pytest.mark.parametrize("card", [None, b"# Letters\n", CARD % b""], ids=["no card", "text", "no files named"])
+def test_a_file_of_any_kind_is_not_passed_over(tmp_path: Path, name: str, card: bytes | None) -> None:
+    """Whatever lies beside what is read is named, by its place: another format, compressed, in capitals, of an unknown kind."""
+    files = {"train.jsonl": ROW, name: b"text\nb\n"} | ({} if card is None else {"README.md": card})
+    folder = written(tmp_path / "data", files)
+    with pytest.raises(InputError, match=rf"is read in part only: {name} would be left out.*data:train if that is meant"):
+        load_records(folder)
+    assert [record.completion for record in load_records(f"{folder}:train")] == ["a"]
+
+
+def test_parts_of_two_formats_are_not_passed_over(tmp_path: Path) -> None:
+    """The library reads the format of most files, and forgets those of the other."""
+    folder = written(tmp_path / "data", {"part1.jsonl": ROW, "part2.tsv": b"text\nb\n"})
+    with pytest.raises(InputError, match=r"part2\.tsv would be left out"):
+        load_records(folder)
+    (folder / "part3.tsv").write_bytes(b"text\nc\n")
+    with pytest.raises(InputError, match=r"part1\.jsonl would be left out"):
+        load_records(folder)
+
+
+def test_a_link_beside_what_is_read_is_followed(tmp_path: Path) -> None:
+    """A linked folder's files are named, one link to the folder itself is no endless walk, and a broken one counts as a file."""
+    written(tmp_path / "other", {"people.jsonl": ROW})
+    folder = written(tmp_path / "data", {"train.jsonl": ROW})
+    (folder / "round").symlink_to(folder)
+    assert len(load_records(folder)) == 1
+    (folder / "link").symlink_to(tmp_path / "other")
+    (folder / "gone.csv").symlink_to(tmp_path / "absent")
+    with pytest.raises(InputError, match=r"part only: gone\.csv, link/people\.jsonl would"):
+        load_records(folder)
+
+
+def test_files_that_hold_no_records_do_not_matter(tmp_path: Path) -> None:
+    """Hidden files, texts about the data, pictures and descriptions lie in many repositories; a card may name the files itself."""
+    beside = (".gitattributes", ".cache/x.tsv", "README", "LICENSE.txt", "logo.PNG", "config.json", "__pycache__/x.pyc")
+    folder = written(tmp_path / "data", {"train.jsonl": ROW} | dict.fromkeys(beside, b""))
+    assert len(load_records(folder)) == 1
+    named = {"README.md": CARD % b"  data_files: train.jsonl\n", "more.tsv": b"text\nb\n"}
+    assert len(load_records(written(folder, named))) == 1, "whoever wrote the card chose the files"
+    (folder / "README.md").unlink()
+    assert len(load_records(written(folder, {".huggingface.yaml": named["README.md"].split(b"---")[1]}))) == 1
+
+
+@pytest.mark.parametrize("split", [None, "train"])
+def test_a_file_beside_a_saved_data_set_is_not_passed_over(tmp_path: Path, split: str | None) -> None:
+    """What the library itself leaves there, of `map` and `filter`, holds the same rows; all else is named."""
+    rows = datasets.Dataset.from_list([{"text": "a"}, {"text": "b"}])
+    saved: Any = rows if split is None else datasets.DatasetDict({split: rows})
+    saved.save_to_disk(tmp_path / "saved")
+    loaded: Any = datasets.load_from_disk(str(tmp_path / "saved"))
+    loaded.map(lambda row: {"text": row["text"] + "!"})
+    assert list((tmp_path / "saved").rglob("cache-*.arrow"))
+    assert len(load_records(tmp_path / "saved")) == 2
+    written(tmp_path / "saved", {"more.jsonl": ROW, "sub/people.arrow": b""})
+    with pytest.raises(InputError, match=r"more\.jsonl, sub/people\.arrow would be left out") as caught:
+        load_records(tmp_path / "saved")
+    assert ("saved:train if that is meant" in str(caught.value)) == (split is not None)

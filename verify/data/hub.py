@@ -6,7 +6,7 @@ Everything is streamed: an Arrow cache would keep a copy of what is to be delete
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,12 @@ PLAIN = (*WHOLE, ".csv", ".parquet")
 """Files that this project reads itself; those of `WHOLE` are checked to their end, the others by their columns and first row."""
 OTHER_FILES = ("config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json")
 """Files that the `datasets` library takes for descriptions, not for data."""
+ABOUT, ABOUT_SUFFIXES = ("readme", "license", "licence"), ("", ".md", ".txt", ".rst")
+"""Files for people who read about a data set, by name and suffix."""
+OWN_FILES = ("state.json", "cache-*.arrow")
+"""What else the library writes into the folder of a saved data set: a description, and what `map` made from the rows."""
+IMAGES = (".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp")
+"""Pictures, such as those in a README; they hold no records."""
 
 Reader = Callable[[str], Iterator[Mapping[str, Any]]]
 
@@ -91,8 +97,9 @@ def _saved_rows(folder: Path, name: DatasetName) -> Iterator[Mapping[str, Any]]:
     """Yield the rows of a folder written by `save_to_disk`."""
     import datasets
 
+    split = None
     try:
-        loaded = datasets.load_from_disk(str(folder))
+        loaded = datasets.load_from_disk(str(folder), keep_in_memory=False)
     except (FileNotFoundError, ValueError, OSError):
         raise _no_folder(folder) from None
     if name.configuration is not None:
@@ -102,9 +109,13 @@ def _saved_rows(folder: Path, name: DatasetName) -> Iterator[Mapping[str, Any]]:
             raise InputError(f"{folder} holds several splits ({_listed(list(loaded))}). Give one: {folder}:{next(iter(loaded))}.")
         if name.split is not None and name.split not in loaded:
             raise InputError(f"{folder} has no split {name.split!r}. It has: {_listed(list(loaded))}.")
-        loaded = loaded[name.split or next(iter(loaded))]
+        split = name.split or next(iter(loaded))
+        loaded = loaded[split]
     elif name.split is not None:
         raise InputError(f"{folder} holds one split without a name. Give {folder} alone.")
+    if name.split is None:
+        own = [file for pattern in OWN_FILES for file in folder.rglob(pattern)]
+        _require_nothing_left(folder, (*own, *(file["filename"] for file in loaded.cache_files)), split)
     return map(without_fill, iter(loaded))
 
 
@@ -161,15 +172,8 @@ def _require_plain(name: DatasetName, split: str, read: Reader) -> None:
     folder = Path(name.path)
     config = datasets.load_dataset_builder(name.path, name.configuration).config
     files = {str(part): [Path(file) for file in listed] for part, listed in (config.data_files or {}).items()}
-    described = any((folder / mark).is_file() for mark in ("README.md", ".huggingface.yaml"))
-    if name.split is None and not described:
-        taken = {file.resolve() for listed in files.values() for file in listed}
-        left = [file for file in _data_files(folder) if file.resolve() not in taken]
-        if left:
-            raise InputError(
-                f"{folder} is read in part only: {_listed([str(file.relative_to(folder)) for file in left])} would be left out. "
-                f"Move or rename them, give {folder}:{split} if that is meant, or give each file by name."
-            )
+    if name.split is None and not _described(name):
+        _require_nothing_left(folder, (file for listed in files.values() for file in listed), split)
     if getattr(config, "sep", ",") != "," or getattr(config, "field", None) is not None:
         return  # the folder's description sets another format, which the project's own readers do not read
     for file in files.get(split, []):
@@ -181,16 +185,65 @@ def _require_plain(name: DatasetName, split: str, read: Reader) -> None:
                     pass
 
 
+def _described(name: DatasetName) -> bool:
+    """Return whether a folder's own description says which files its configuration has; the library then reads no others."""
+    import yaml
+    from huggingface_hub import DatasetCard
+
+    folder, listed = Path(name.path), list[dict[str, Any]]()
+    if (folder / "README.md").is_file():
+        listed = DatasetCard.load(folder / "README.md").data.to_dict().get("configs") or []
+    if (folder / ".huggingface.yaml").is_file():
+        listed = (yaml.safe_load((folder / ".huggingface.yaml").read_text(encoding="utf-8")) or {}).get("configs") or listed
+    chosen = [one for one in listed if name.configuration in (None, one["config_name"])]
+    return any("data_files" in one or "data_dir" in one for one in chosen)
+
+
+def _require_nothing_left(folder: Path, taken: Iterable[str | Path], split: str | None) -> None:
+    """Require that a folder has no data file but those that are read.
+
+    Args:
+        folder: the folder.
+        taken: the files that are read.
+        split: the split, which can be given where only its files are meant; None where there is none to give.
+
+    Raises:
+        InputError: others would be left out; the message names them.
+    """
+    read = {Path(file).resolve() for file in taken}
+    left = [str(file.relative_to(folder)) for file in _data_files(folder) if file.resolve() not in read]
+    if left:
+        meant = "" if split is None else f", give {folder}:{split} if that is meant"
+        raise InputError(
+            f"{folder} is read in part only: {_listed(left)} would be left out. "
+            f"Move or rename them{meant}, or give each file by name."
+        )
+
+
 def _data_files(folder: Path) -> list[Path]:
-    """Return the data files under a folder, without hidden ones and descriptions."""
-    return sorted(
-        file
-        for file in folder.rglob("*")
-        if file.suffix.lower() in PLAIN
-        and file.name not in OTHER_FILES
-        and not any(part.startswith((".", "__")) for part in file.relative_to(folder).parts)
-        and file.is_file()
-    )
+    """Return whatever under a folder may hold records, of any kind: all but what is hidden, describes or depicts.
+
+    A file of a kind that nobody here reads counts, too, as does a link that leads nowhere: its people would be missing.
+    """
+    found: list[Path] = []
+    waiting, seen = [folder], set[Path]()
+    while waiting:
+        place = waiting.pop()
+        if (real := place.resolve()) in seen:  # a link to a folder above
+            continue
+        seen.add(real)
+        for entry in place.iterdir():
+            if entry.is_dir():
+                waiting += [] if entry.name.startswith((".", "__")) else [entry]
+            elif not entry.name.startswith(".") and not _holds_no_records(entry):
+                found.append(entry)
+    return sorted(found)
+
+
+def _holds_no_records(file: Path) -> bool:
+    """Return whether a file describes a data set, or is a picture."""
+    about = file.stem.lower() in ABOUT and file.suffix.lower() in ABOUT_SUFFIXES
+    return about or file.name in OTHER_FILES or file.suffix.lower() in IMAGES
 
 
 def _explanation(source: str, name: DatasetName, error: Exception) -> str:
