@@ -39,37 +39,9 @@ DELIMITERS = (",", ";", "\t")
 """What may separate the cells of a batch; spreadsheets of many countries write semicolons."""
 _FURTHER_IDENTIFIER = re.compile(r"identifier[_ -]?[0-9]+")
 _LIKELY = frozenset(
-    [
-        *(
-            "address",
-            "birthday",
-            "comment",
-            "country",
-            "customer",
-            "date",
-            "deadline",
-            "email",
-            "e-mail",
-            "first name",
-            "first_name",
-        ),
-        *(
-            "id",
-            "identifiers",
-            "lang",
-            "last name",
-            "last_name",
-            "locale",
-            "mail",
-            "name",
-            "note",
-            "notes",
-            "phone",
-            "state",
-            "status",
-        ),
-        *("subject", "subject_id", "telephone", "type", "user", "username"),
-    ]
+    {"address", "birthday", "comment", "country", "customer", "date", "deadline", "email", "e-mail", "first name"}
+    | {"first_name", "id", "identifiers", "lang", "last name", "last_name", "locale", "mail", "name", "note"}
+    | {"notes", "phone", "state", "status", "subject", "subject_id", "telephone", "type", "user", "username"}
 )
 """Names of columns that a batch does not have and a message may repeat; any other may itself be somebody's identifier."""
 _BETWEEN_IDENTIFIERS = re.compile(r"[\r\n]+|;(?!\s*[a-z-]+=)")
