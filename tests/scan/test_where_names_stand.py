@@ -1,17 +1,22 @@
 """A person is found wherever a row names them: in a longer subject, in two columns, in values of every type, in every spelling."""
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from unlearn.purge.suppression import SuppressionList
+from unlearn.requests.ledger.intake import from_lines
+from unlearn.requests.ledger.ledger import Ledger
+from unlearn.requests.matching import match_requests
 from unlearn.scan.search import find_records
 from unlearn.scan.spellings import likenesses, subject_hashes
 from verify.data.identity import RecordKey
+from verify.data.records import Fields
 
 TEXT = {"text": "The customer complained about a late parcel."}
-FOUND = ("similar identifier", "named in its text")
 
 
 def written(path: Path, *rows: dict[str, Any]) -> Path:
@@ -59,3 +64,70 @@ def test_a_longer_subject_is_proposed_by_a_linked_name(tmp_path: Path) -> None:
         *({"subject_id": "u-4711", "name": "Nora Velt"}, {"subject_id": "Dr. Nora Velt"}, {"subject_id": "Dr. Max Roe"}),
     )
     assert found(path, "u-4711") == [(1, "subject", None), (2, "similar identifier", "linked")]
+
+
+def called(arguments: object) -> dict[str, Any]:
+    """Return a chat whose assistant calls a tool with these arguments."""
+    call = {"type": "function", "function": {"name": "look_up", "arguments": arguments}}
+    return {"messages": [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": None, "tool_calls": [call]}]}
+
+
+PARTS = {"first_name": "Nora", "last_name": "Velt"}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        PARTS,
+        {"Vorname": "Nora", "Nachname": "Velt"},
+        {"pr\u00e9nom": "Nora", "nom": "Velt"},
+        {"person": {"firstName": "Nora", "surname": "Velt"}},
+        {"people": [{"first_name": "Otto"}, {"meta": [{"given_name": "nora", "FamilyName": "V\u00e9lt"}]}]},
+        {"customer_first_name": "Nora", "customer_last_name": "Velt", "agent_last_name": "Roe"},
+        {"first_name": "Nora", "middle_name": "Maria", "last_name": "Velt"},
+        {"name": [{"given": ["Nora", "Maria"], "family": "Velt"}]},
+        {"subject_id": 17, **PARTS},
+    ],
+    ids=str,
+)
+def test_first_and_last_name_in_two_columns_are_one_name(tmp_path: Path, row: dict[str, Any]) -> None:
+    """In the row or in an object within it, in several languages; no name is made of the parts of two people."""
+    path = written(tmp_path / "people.jsonl", {"first_name": "Nora", "last_name": "Roe", "city": "Velt"}, row)
+    assert found(path, "Nora Velt") == [(2, "named in its text", "elsewhere")]
+    two = [{"first_name": "Nora"}, {"last_name": "Velt"}]
+    written(path, {"people": two}, {"owner_first_name": "Nora", "contact_last_name": "Velt"}, {"first": "Nora", "nachname": "Velt"})
+    assert found(path, "Nora Velt") == []
+
+
+@pytest.mark.parametrize("header", ["first_name,last_name", "Vorname,Nachname"])
+def test_two_columns_of_a_table(tmp_path: Path, header: str) -> None:
+    """A request for such a row stays open until a human decides, and a suppressed person's row does not pass."""
+    path = tmp_path / "people.csv"
+    path.write_text(f"text,{header}\nLate parcel.,Otto,Roe\nLate parcel again.,Nora,Velt\n")
+    assert found(path, "Nora Velt") == [(2, "named in its text", "elsewhere")]
+    key, listed, ledger = RecordKey.load(), SuppressionList(), Ledger(tmp_path / "ledger.db")
+    request = ledger.request(ledger.add(from_lines(["Nora Velt"], key, regime="gdpr", received=date(2026, 11, 2), country=None)))
+    ledger.close()
+    (matched,) = match_requests([request], [str(path)], key, Fields())
+    assert [match.row for match in matched.candidates] == [2]
+    listed.add_people(request.subjects, request.likenesses)
+    assert [(hit.row, hit.how, hit.reason) for hit in listed.check(path, key)] == [(2, "similar identifier", "elsewhere")]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        called(json.dumps(PARTS)),
+        called(PARTS),
+        called(json.dumps({"who": json.dumps([PARTS])})),
+        called('{"first_name": "Otto", "last_name": "Velt", "first_name": "Nora"}'),
+        {"prompt": "Who?", "completion": json.dumps(PARTS)},
+        {"messages": [{"role": "user", "content": json.dumps([PARTS])}, {"role": "assistant", "content": "Yes."}]},
+        {**called("{}"), "documents": [PARTS]},
+    ],
+    ids=str,
+)
+def test_first_and_last_name_in_a_text_that_is_an_object(tmp_path: Path, row: dict[str, Any]) -> None:
+    """As the arguments of a tool call have them, as an object or as its JSON."""
+    other = json.loads(json.dumps(row).replace("Velt", "Roe"))
+    assert found(written(tmp_path / "chats.jsonl", other, row), "Nora Velt") == [(2, "named in its text", "mention")]

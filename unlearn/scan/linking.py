@@ -9,12 +9,10 @@ In a text only a mailbox links, as mails write it: `Nora Velt <nora@example.org>
 """
 
 import re
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from decimal import Decimal
-from functools import lru_cache
 from typing import Any
 
+from unlearn.scan.name_columns import folded, full_names, objects_in, texts_of
 from verify.data.canonical import canonical, is_mail
 from verify.data.likeness import SHORTEST_MENTION, foldings, is_full_name, words_of
 from verify.data.records import Fields, Record
@@ -34,9 +32,6 @@ _OF = (
     "account",
     "author",
 )
-_GIVEN = frozenset({"firstname", "givenname", "forename", "vorname", "prenom", "nombre"})
-_FAMILY = frozenset({"lastname", "surname", "familyname", "nachname", "familienname", "nomdefamille", "apellido", "apellidos"})
-_FAMILY_BESIDE_GIVEN = frozenset({"nom", "name"})
 _KINDS = (
     *("name", "fullname", "displayname", "realname", "legalname", "screenname", "nickname", "nick", "alias", "handle", "login"),
     *("email", "emailaddress", "mail", "mailaddress", "phone", "phonenumber", "telephone", "telephonenumber", "tel", "mobile"),
@@ -80,8 +75,8 @@ def identifiers_by_person(row: Mapping[str, Any], record: Record, fields: Fields
     """
     own = record.subjects if len(record.subjects) == 1 else ()
     columns = {name: value for name, value in row.items() if name not in (fields.subject, fields.id)}
-    groups = _of_subject(tuple(own), _held(columns), _COLUMNS.get(_folded(fields.subject)))
-    nested = (tuple(texts) for one in _objects(list(columns.values())) for texts in _held(one).values())
+    groups = _of_subject(tuple(own), _held(columns), _COLUMNS.get(folded(fields.subject)))
+    nested = (tuple(texts) for one in objects_in(columns.values()) for texts in _held(one).values())
     written = (found for text in record.all_texts for found in mailboxes(text))
     for group in (*groups, *nested, *written):
         if len(found := tuple(filter(None, dict.fromkeys(group)))) > 1:
@@ -130,19 +125,17 @@ def _held(row: Mapping[str, Any]) -> dict[str, list[str]]:
     """
     held: dict[str, list[str]] = {}
     names: list[frozenset[str]] = []
-    for column, value in ((_folded(str(name)), value) for name, value in row.items()):
+    for column, value in ((folded(str(name)), value) for name, value in row.items()):
         if (role := _COLUMNS.get(column)) is not None:
-            texts = list(_texts(value))
+            texts = list(texts_of(value))
             full = [] if column.endswith(_INVENTED) else [found for text in texts if (found := _name(text))]
             if texts and not (len(texts) > 1 and _differ(full)):
                 names += full
                 held.setdefault(role, []).extend(texts)
-    named = {_folded(str(name)): value for name, value in row.items()}
-    given = [text for name in _GIVEN & named.keys() for text in _texts(named[name])]
-    family = [text for name in (_FAMILY | _FAMILY_BESIDE_GIVEN) & named.keys() for text in _texts(named[name])]
-    if whole := [f"{first} {last}" for first in given for last in family]:
-        names += [found for text in whole if (found := _name(text))]
-        held.setdefault("", []).extend(whole)
+    for whose, name in full_names(row):
+        if whose in _OF:
+            names += filter(None, (_name(name),))
+            held.setdefault(whose, []).append(name)
     return held if len(held) < 2 or _differ(names) else {"": [text for texts in held.values() for text in texts]}
 
 
@@ -155,30 +148,3 @@ def _name(text: str) -> frozenset[str]:
 def _differ(names: Sequence[frozenset[str]]) -> bool:
     """Return whether names are of several people: one has no word in common with the first."""
     return any(names[0].isdisjoint(other) for other in names[1:])
-
-
-@lru_cache(maxsize=1 << 12)
-def _folded(name: str) -> str:
-    return "".join(letter for letter in foldings(name)[0] if letter.isalnum())
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """Yield a text or number, or those of a list."""
-    if isinstance(value, str):
-        yield from filter(None, (value.strip(),))
-    elif isinstance(value, int | Decimal | uuid.UUID) and not isinstance(value, bool):
-        yield str(value)
-    elif isinstance(value, list | tuple):
-        for entry in value:
-            yield from _texts(entry) if not isinstance(entry, list | tuple) else ()
-
-
-def _objects(values: list[Any]) -> Iterator[Mapping[str, Any]]:
-    """Yield all objects among some values, at any depth."""
-    while values:
-        value = values.pop()
-        if isinstance(value, Mapping):
-            yield value
-            values += value.values()
-        elif isinstance(value, list | tuple):
-            values += value

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unlearn.scan.linking import identifiers_by_person
+from unlearn.scan.name_columns import names_in
 from verify.data.identifiers import subjects_of
 from verify.data.records import Fields, Record, parse_row, text_columns
 from verify.data.sources import Watch, stream_rows
@@ -44,7 +45,8 @@ class Row(NamedTuple):
         number: its number, from 1.
         record: what is read of it.
         columns: the names of its columns that have a value.
-        values: a function that yields what is not its text: its subjects, and the columns that are not read.
+        values: a function that yields what is not its text: its subjects, the columns that are not read, and first and last
+            name that stand in two of these as one.
         people: a function that yields the identifiers that belong to one person each (`unlearn.scan.linking`).
         fitting: whether its columns are those of a record; otherwise the record is made of all values (`readable_rows`).
     """
@@ -166,9 +168,11 @@ def _by_values(raw: Mapping[str, Any], fields: Fields, where: str) -> Record:
 
 
 def _beside(raw: Mapping[str, Any], fields: Fields) -> Iterator[str]:
-    """Yield the values of a row that are not its texts."""
+    """Yield the values of a row that are not its texts, and first and last name that stand in two columns as one."""
     texts = text_columns(raw, fields)
-    return _values(value for name, value in raw.items() if name not in texts)
+    beside = {name: value for name, value in raw.items() if name not in texts}
+    yield from _values(beside.values())
+    yield from names_in([beside])
 
 
 def _values(entries: Iterable[Any]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from unlearn.scan.linking import identifies
+from unlearn.scan.name_columns import names_written
 from unlearn.scan.placeholders import MOST_SHARED, is_placeholder, said_of_unused
 from unlearn.scan.rows import Row, all_rows
 from unlearn.scan.spellings import Likeness, Lookup, Person, likenesses, why
@@ -309,7 +310,15 @@ def _mention(row: Row, asked: Sequence[Asked], lookup: Lookup, key: RecordKey) -
 
 def _likenesses_of(row: Row, lookup: Lookup) -> Iterator[Likeness]:
     """Yield how a row resembles or mentions people: in its texts, its other values, and the names of its columns."""
-    texts = dict.fromkeys((*seams(row.record.whole_texts), *row.record.all_texts))
+    record = row.record
+    written = (
+        record.prompt,
+        record.completion,
+        *(content for _, content in record.messages),
+        *record.turn_fields,
+        record.chat_fields,
+    )
+    texts = dict.fromkeys((*seams(record.whole_texts), *record.all_texts, *names_written(written)))
     found = (*map(lookup.text, texts), *map(lookup.beside, row.values()), *map(lookup.column, row.columns))
     yield from (likeness for likeness in found if likeness is not None)
 
