@@ -205,7 +205,7 @@ def search(files: Sequence[str | Path], key: RecordKey, sought: Sought, fields: 
     spelled: dict[str, set[str]] = {}
     unnamed: set[str] = set()
     lookup = Lookup(sought.likenesses, key)
-    for file, row, record, _, _, groups in all_rows(files, fields, "searching"):
+    for file, row, record, _, _, groups, _ in all_rows(files, fields, "searching"):
         people = lookup.people(record)
         if not people:
             unnamed.add(file)
