@@ -82,6 +82,11 @@ def undated(found: dict[str, Any]) -> None:
     found["evidence"]["level_table"]["created"] = "autumn"
 
 
+def before_the_calendar(found: dict[str, Any]) -> None:
+    """In any zone west of its own, this is the year 0."""
+    found["evidence"]["level_table"] |= dict.fromkeys(("created", "destroyed"), "0001-01-01T00:00:00+14:00")
+
+
 def other_model(found: dict[str, Any]) -> None:
     found["evidence"]["level_table"]["original"] = "9" * 64
 
@@ -107,6 +112,7 @@ def no_table(found: dict[str, Any]) -> None:
     [
         (made_late, "which is not before"),
         (undated, "bears no date"),
+        (before_the_calendar, "which is not before"),
         (other_model, "belongs to the weights"),
         (destroyed_late, "destroyed at 2026-10-02T09:00:00+00:00, after it was made"),
         (more_rows, "more rows or controls than when it was signed"),

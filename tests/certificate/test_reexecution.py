@@ -286,6 +286,8 @@ def test_a_statement_within_noise_that_contradicts_itself(house: House, tmp_path
         ({"committed": None, "root": None, "kind": "own schedule"}, {}, None),
         ({"committed": "2026-11-03T10:00:00+00:00"}, {}, "which is not before the request"),
         ({"committed": "2026-11-03T09:29:59+00:00"}, {}, None),
+        ({"committed": "0001-01-01T00:00:00+14:00"}, {}, "which is not before the request"),
+        ({"committed": "9999-12-31T23:59:59-14:00"}, {}, "which is not before the request"),
         ({"committed": "soon"}, {}, "bears no date"),
         ({"word": "NOT_TESTABLE", "findings": (Finding(kind="near-duplicate", what="2 are near."),)}, {}, "ended as NOT_TESTABLE"),
         ({}, {"reexecution": None}, "of which the operator reports nothing"),

@@ -1,11 +1,15 @@
 """A letter says what the signed deletion record says, word for word, but for what the sender fills in."""
 
+import base64
+import json
 import re
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 
 import pytest
 
+from verify.certificate.check import read_claims
 from verify.cli.main import main
 from verify.errors import InputError
 from verify.report.letter import write_letter
@@ -82,6 +86,22 @@ def test_every_language_and_day_and_the_senders_own_words(tmp_path: Path) -> Non
     path.write_text(write_letter(record.requests[0], record, templates=own).text)
     assert "Yours sincerely," in letter_finding(path, CERTIFICATE).detail
     assert letter_finding(path, CERTIFICATE, own).holds
+
+
+def test_a_request_received_at_the_end_of_the_calendar(tmp_path: Path) -> None:
+    """The days that a letter may be of end with the calendar."""
+    content = json.loads(CERTIFICATE.read_text())
+    for envelope in content["envelopes"]:
+        statement = json.loads(base64.b64decode(envelope["payload"]))
+        for request in statement["predicate"].get("runDetails", {}).get("metadata", {}).get("request", {}).get("requests", ()):
+            request |= {"received": "9999-12-30", "answer_by": "9999-12-31", "extended_to": "9999-12-31"}
+        envelope["payload"] = base64.b64encode(json.dumps(statement).encode()).decode()
+    (tmp_path / "certificate.json").write_text(json.dumps(content))
+    record = DeletionRecord.parse(json.dumps(read_claims(tmp_path / "certificate.json").requests[0]), "the record")
+    path = tmp_path / "letter.txt"
+    assert not letter_finding(SAMPLE / "letter.txt", tmp_path / "certificate.json").holds
+    path.write_text(write_letter(record.requests[0], record, sent=date.max).text)
+    assert letter_finding(path, tmp_path / "certificate.json").holds
 
 
 def test_files_that_are_no_letter(tmp_path: Path) -> None:

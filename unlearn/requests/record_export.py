@@ -15,6 +15,7 @@ from typing import Any
 
 from unlearn.requests.ledger.request import Request
 from unlearn.requests.ledger.states import REFUSALS
+from verify.schema.moments import day_in
 
 SCHEMA = "unlearn-verify/request-export/1"
 
@@ -48,7 +49,10 @@ def _row(request: Request) -> dict[str, Any]:
 def closed_on(request: Request) -> date | None:
     """Return the local day on which a request was closed, that of its letter; None while it is open."""
     closed = next((step for step in request.steps if step.state == "closed"), None)
-    return None if closed is None else datetime.fromisoformat(closed.at).astimezone().date()
+    if closed is None:
+        return None
+    moment = datetime.fromisoformat(closed.at)
+    return day_in(None, moment) or moment.date()
 
 
 def ccpa_metrics(requests: Sequence[Request], year: int) -> dict[str, Any]:

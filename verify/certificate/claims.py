@@ -14,6 +14,7 @@ from verify.schema.channels import MEAN_LOSS, ChannelResult, channels_asked, con
 from verify.schema.deletion_record import RequestFacts
 from verify.schema.inputs import AuditedModel, AuditedSet
 from verify.schema.judged_by import TABLE_RULES, ControlsAccount, LevelTableUsed, Look, looks_in_words, table_rule_in_words
+from verify.schema.moments import read_time
 from verify.schema.near_duplicates import left_in_words
 from verify.schema.parts import Gate, Test
 from verify.schema.settings import Settings
@@ -148,9 +149,8 @@ def _not_this_table(used: LevelTableUsed, before: str, requests: Sequence[Reques
     """Return why a level table cannot judge this deletion, or None."""
     if (used.original != before) != used.descended:
         return f"the level table belongs to the weights {used.original[:16]}, before deletion they were {before[:16]}"
-    try:
-        made = datetime.fromisoformat(used.created)
-    except ValueError:
+    made = read_time(used.created)
+    if made is None:
         return "the level table bears no date"
     if wrong := _impossible(used, made):
         return f"the level table contradicts itself: {wrong}"
@@ -165,9 +165,8 @@ def _not_this_table(used: LevelTableUsed, before: str, requests: Sequence[Reques
 
 def _impossible(used: LevelTableUsed, made: datetime) -> str | None:
     """Return what no level table can be, or None."""
-    try:
-        destroyed = datetime.fromisoformat(used.destroyed)
-    except ValueError:
+    destroyed = read_time(used.destroyed)
+    if destroyed is None:
         return "nothing says when its models were destroyed"
     if (destroyed.tzinfo is None) != (made.tzinfo is None) or destroyed > made:
         return f"its models were destroyed at {used.destroyed}, after it was made"

@@ -8,6 +8,7 @@ from typing import Any
 
 from verify.certificate.attachments import Pair
 from verify.certificate.signing import Statement
+from verify.schema.moments import read_time
 
 
 def deletion_record_of(pair: Pair) -> dict[str, Any]:
@@ -33,8 +34,5 @@ def sets_of(evidence: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def moment_of(text: Any) -> datetime | None:
     """Return a time with a time zone; None for anything else."""
-    try:
-        found = datetime.fromisoformat(str(text))
-    except ValueError:
-        return None
-    return found if found.tzinfo is not None else None
+    found = read_time(text)
+    return found if found is not None and found.tzinfo is not None else None

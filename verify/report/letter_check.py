@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import date, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -112,7 +112,8 @@ def _letters(
         InputError: the templates cannot be used.
     """
     folder = templates_folder(templates)
-    days = [request.received + timedelta(days=number) for number in range(LATEST)]
+    left = (date.max - request.received).days + 1  # days of the calendar: its end may be nearer
+    days = [request.received + timedelta(days=number) for number in range(min(LATEST, left))]
     for language in dict.fromkeys((load_words(request.language, folder).language, *languages(folder))):
         words = load_words(language, folder)
         for day in [day for day in days if " ".join(words.day(day).split()) in text]:

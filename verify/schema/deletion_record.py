@@ -14,6 +14,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from verify.io.documents import Document, Frozen
 from verify.io.files import file_digest
+from verify.schema.moments import day_in, read_time
 from verify.schema.parts import Digest, Tier, VerdictWord
 from verify.schema.reexecution import Kind, Reexecution, ReexecutionWord
 
@@ -150,12 +151,14 @@ class RequestFacts(Frozen):
     def is_after(self, moment: datetime) -> bool:
         """Return whether the request came in, and was recorded, later than a moment with a time zone.
 
-        The day of receipt has no hour: on that day the time of recording decides.
+        The day of receipt has no hour: on that day the time of recording decides. It did not come later than a moment whose day is
+        outside the calendar where it was recorded.
         """
-        recorded = datetime.fromisoformat(self.events[0].at) if self.events else None
+        recorded = read_time(self.events[0].at) if self.events else None
         if recorded is None or recorded.tzinfo is None or moment.tzinfo is None:
             return moment.date() < self.received
-        return moment < recorded and moment.astimezone(recorded.tzinfo).date() <= self.received
+        day = day_in(recorded.tzinfo, moment)
+        return day is not None and moment < recorded and day <= self.received
 
 
 class DataPlace(Frozen):
@@ -233,9 +236,8 @@ class ReexecutedModel(Frozen):
             return None
         if self.committed is None:
             return "no commitment to its training from before the request was given"
-        try:
-            since = datetime.fromisoformat(self.committed)
-        except ValueError:
+        since = read_time(self.committed)
+        if since is None:
             return "the commitment to its training bears no date"
         if any(one.outcome in ("deleted", "open") and not one.is_after(since) for one in requests):
             return f"the commitment to its training is of {self.committed}, which is not before the request"

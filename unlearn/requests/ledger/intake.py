@@ -9,7 +9,7 @@ import io
 import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import date, datetime
+from datetime import date
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ from verify.data.tabular import csv_rows, require_unique
 from verify.errors import InputError
 from verify.io.strict_json import NotStrictError, parse_json
 from verify.report.letter_words import languages, templates_folder
+from verify.schema.moments import day_in, read_time
 
 OPENDSR_VERSION = "1.0"
 LARGEST_BODY = 1 << 20
@@ -231,11 +232,11 @@ def _time(value: Any) -> date:
     """Return the local day of receipt: the submitted time, but never later than today if the sender's clock is ahead."""
     if value is None:
         return today()
-    try:
-        found = min(datetime.fromisoformat(str(value)).astimezone().date(), today())
-    except (ValueError, OverflowError, OSError):
-        raise InputError("submitted_time must be an ISO 8601 time.") from None
-    return _date(found.isoformat(), "submitted_time")
+    submitted = read_time(value)
+    day = None if submitted is None else day_in(None, submitted)
+    if day is None:
+        raise InputError("submitted_time must be an ISO 8601 time.")
+    return _date(min(day, today()).isoformat(), "submitted_time")
 
 
 def request_id(value: Any) -> str:
