@@ -30,7 +30,7 @@ from verify.data.sources import load_records
 from verify.errors import InputError
 from verify.io.arguments import checked, dtype_name
 from verify.io.digests import tokenizer_digest
-from verify.io.files import MANIFEST, read_json
+from verify.io.files import MANIFEST, no_file, read_json
 from verify.models.architectures import require_causal_model
 from verify.models.digests import weights_digest
 from verify.models.loading import LoadedModel, load_model, load_tokenizer, require_fitting_tokenizer
@@ -217,7 +217,7 @@ def _from_config(path: Path, tokenizer: Any, seed: int) -> LoadedModel:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     if not path.is_file():
-        raise InputError(f"{path} does not exist. Give a model folder, a Hub name or an existing CONFIG.json.")
+        raise InputError(f"{path} {no_file(path)}. Give a model folder, a Hub name or an existing CONFIG.json.")
     if tokenizer is None:
         if not (path.parent / "tokenizer.json").is_file():
             raise InputError(f"a model from {path.name} needs a tokenizer. Name its folder with --tokenizer DIR.")

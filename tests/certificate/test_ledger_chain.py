@@ -1,5 +1,6 @@
 """The auditor follows the ledger's chain without the program that wrote it, and names the event that is wrong."""
 
+import os
 import sqlite3
 from collections.abc import Callable
 from datetime import date
@@ -316,11 +317,17 @@ def test_earlier_audits_of_the_same_weights_are_named(
 
 @pytest.mark.parametrize("content", [b"", b"SQLite format 3\x00", b"hello", b"\x00" * 4096])
 def test_files_that_are_no_ledger(tmp_path: Path, content: bytes) -> None:
-    """Empty, damaged and foreign files are refused; so are a missing one and a folder."""
+    """Empty, damaged and foreign files are refused; a missing one and a folder are called what they are."""
     (tmp_path / "l").write_bytes(content)
-    for path in (tmp_path / "l", tmp_path, tmp_path / "missing"):
-        with pytest.raises(InputError):
-            chain(path)
+    os.mkfifo(tmp_path / "pipe")
+    for name, said in (
+        ("l", "is not a request ledger"),
+        ("", "is a folder"),
+        ("pipe", "not a regular file"),
+        ("gone", "not exist"),
+    ):
+        with pytest.raises(InputError, match=f"{said}.*Give the ledger's SQLite file"):
+            chain(tmp_path / name)
 
 
 def test_an_audit_followed_the_registration_of_its_own_plan(

@@ -179,6 +179,8 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
             load_rewordings(tmp_path / name, SETS)
     with pytest.raises(InputError, match="does not exist"):
         load_rewordings(tmp_path / "none.jsonl", SETS)
+    with pytest.raises(InputError, match=r"is a folder\. Give a file of rewordings"):
+        load_rewordings(tmp_path, SETS)
 
 
 def test_a_record_that_a_model_could_not_word_has_none() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from verify.errors import InputError, IntegrityError
+from verify.io.files import no_file
 from verify.io.strict_json import parse_json
 
 GENESIS = "0" * 64
@@ -84,7 +85,7 @@ def _details(text: Any, number: int, path: str | Path) -> dict[str, Any]:
 
 def _rows(path: Path) -> Iterator[tuple[Any, ...]]:
     if not path.is_file():
-        raise InputError(f"{path} does not exist. Give the ledger's SQLite file.")
+        raise InputError(f"{path} {no_file(path)}. Give the ledger's SQLite file.")
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
             yield from connection.execute(QUERY)

@@ -265,7 +265,7 @@ class Timestamp:
         from verify.certificate.timestamps import check_stamp, stamp_file, stamp_query
         from verify.errors import InputError
         from verify.io.escaping import visible
-        from verify.io.files import atomic_file
+        from verify.io.files import atomic_file, no_file
 
         if [self.url, self.query, self.check].count(None) != 2:
             raise InputError("give one of --url (get a stamp), --query (write the request for one) and --check (check one).")
@@ -273,7 +273,7 @@ class Timestamp:
             print(stamp_file(self.file, self.url))  # noqa: T201
             return 0
         if not self.file.is_file():
-            raise InputError(f"{self.file} does not exist. Name the file to stamp.")
+            raise InputError(f"{self.file} {no_file(self.file)}. Name the file to stamp.")
         if self.query is not None:
             if self.query.exists():
                 raise InputError(f"{self.query} exists. Name a new file for the query.")

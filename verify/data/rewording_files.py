@@ -35,6 +35,7 @@ from verify.data.rewordings import Rewordings, Source, asked_as, plain_words, qu
 from verify.data.sources import stream_rows
 from verify.errors import InputError
 from verify.io.documents import Frozen
+from verify.io.files import no_file
 from verify.io.strict_json import NotStrictError, parse_json
 
 MOST = 20
@@ -175,7 +176,7 @@ def read_source(source: RewordingSource) -> Any:
         return list(source)
     path = Path(source)
     if not path.is_file():
-        raise InputError(f"{path} does not exist. Give a file of rewordings (.jsonl) or of templates (.yaml, .json).")
+        raise InputError(f"{path} {no_file(path)}. Give a file of rewordings (.jsonl) or of templates (.yaml, .json).")
     kind = path.suffix.lower()
     if kind in (".jsonl", ".ndjson"):
         rows = list(stream_rows(str(path)))

@@ -118,6 +118,13 @@ def read_json(path: str | Path, *, constants: bool = False) -> Any:
         ) from None
 
 
+def no_file(path: str | Path) -> str:
+    """Say of a path that names no regular file what it is: the predicate of an error message."""
+    if Path(path).is_dir():
+        return "is a folder"
+    return "is not a regular file" if Path(path).exists() else "does not exist"
+
+
 def file_digest(path: str | Path) -> str:
     """Compute SHA-256 of a file's bytes, in hexadecimal."""
     with Path(path).open("rb") as stream:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from verify.errors import InputError
 from verify.io.extras import missing
-from verify.io.files import file_digest
+from verify.io.files import file_digest, no_file
 
 SUFFIX = ".gguf"
 MAGIC = b"GGUF"
@@ -124,7 +124,7 @@ def read_gguf(path: str | Path) -> GgufFile:
     if importlib.util.find_spec("gguf") is None:
         raise missing(f"{path.name} (a GGUF file)", "gguf")
     if not path.is_file():
-        raise InputError(f"{path} does not exist. Give a model's folder, a GGUF file or a Hub name like owner/name.")
+        raise InputError(f"{path} {no_file(path)}. Give a model's folder, a GGUF file or a Hub name like owner/name.")
     size = path.stat().st_size
     if size == 0:
         raise InputError(f"{path} is empty. {AGAIN}")

@@ -18,7 +18,7 @@ from pydantic import (
 
 from verify.errors import InputError
 from verify.io.documents import Frozen, invalid_field
-from verify.io.files import read_json, write_text
+from verify.io.files import no_file, read_json, write_text
 from verify.schema.attack_results import AttackResult, ChannelNotRun, NotRun, Utility
 from verify.schema.channels import (
     OTHERWISE,
@@ -319,7 +319,7 @@ class Evidence(Judgement):
             InputError: the file is missing, truncated, of another version, or not what the schema allows.
         """
         if not Path(path).is_file():
-            raise InputError(f"{path} does not exist. Give the folder that `verify-unlearning audit` wrote.")
+            raise InputError(f"{path} {no_file(path)}. Give the folder that `verify-unlearning audit` wrote.")
         content = read_json(path)
         try:
             # JSON has no tuples, so lists are accepted for them; everything else stays strict.
