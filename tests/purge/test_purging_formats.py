@@ -20,8 +20,10 @@ from urllib.parse import quote
 import planted_residues as planted
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from unlearn.purge import formats
+from unlearn.purge import escapes, formats
 from unlearn.purge.content_search import ContentSearch, NotingSearch
 from unlearn.purge.find import UNSEARCHED, Residue, data_residues, find_residues, remove
 from unlearn.purge.unpack import UnreadableError, holds
@@ -182,6 +184,25 @@ def test_escapes_of_any_library_are_undone(tmp_path: Path, text: str, way: str) 
     assert found.kind == "log"
     assert remove([found]) == []
     assert path.read_text() == before + after
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(
+            [*"\\/unr\"'a0E4&#x39;\xff", "\\u04", "\\u0026", "amp;", "&#39;", "&#x", "quot;", "ouml;", "Ö", "\U0001f600"]
+        )
+    )
+)
+def test_both_ways_of_undoing_escapes_agree(pieces: list[str]) -> None:
+    """The fast way finds a text, the other says where it stood: every byte that no escape stands for is the original's."""
+    data = "".join(pieces).encode()
+    plain, places = escapes.without_html(escapes.without_json(data)), escapes.Places(data)
+    at = [places.original(place, place + 1) for place in range(len(plain))]
+    assert at == sorted(at)
+    assert not at or (at[0][0] >= 0 and at[-1][1] <= len(data))
+    for place, (first, end) in enumerate(at):
+        assert end - first > 1 or plain[place] == data[first]
 
 
 def test_what_others_share_is_nobodys_however_it_is_escaped() -> None:

@@ -25,7 +25,7 @@ from urllib.parse import quote, quote_plus
 import numpy as np
 from numpy.typing import NDArray
 
-from unlearn.purge.escapes import DEEPEST, LONGEST, undo, unescaped
+from unlearn.purge.escapes import DEEPEST, LONGEST, Places, unescaped, without_html, without_json
 from verify.data.records import Record
 
 WINDOW, STRIDE = 48, 24
@@ -147,8 +147,10 @@ class ContentSearch:
                 if first >= 0 and data.startswith(entry.pattern, first):
                     yield first, first + len(entry.pattern), entry.pattern
         if layers and self._patterns and (plain := unescaped(data)) is not None:
-            for first, end, pattern in self._finds(plain.data, layers - 1):
-                yield *plain.original(first, end), pattern
+            places = None
+            for first, end, pattern in self._finds(plain, layers - 1):
+                places = places or Places(data)
+                yield *places.original(first, end), pattern
 
     def _candidates(self, data: bytes) -> Iterator[tuple[int, int]]:
         """Yield the offsets of candidate anchors and their keys, one word alignment after the other."""
@@ -265,11 +267,10 @@ def _encoded(window: str) -> set[bytes]:
     twice = json.dumps(escaped)[1:-1]  # JSON within JSON: an output in a notebook, a message in a log line
     forms = (window, escaped, open_json, twice, window.replace('"', '""'), html.escape(window), html.escape(window, quote=False))
     found = {form.encode() for form in forms}
-    plain = window.encode()
-    for _ in range(DEEPEST):  # a text that holds escapes itself loses them where those around it are undone
-        plain = undo(plain).data
-        found.add(plain)
-    found |= {window.encode(encoding) for encoding in ("utf-16-le", "utf-16-be", "utf-32-le")}
+    plain = {window.encode()}
+    for undo in (without_json, without_html) * DEEPEST:  # a text that holds escapes itself loses them with those around it
+        plain |= {undo(form) for form in plain}
+    found |= plain | {window.encode(encoding) for encoding in ("utf-16-le", "utf-16-be", "utf-32-le")}
     with suppress(UnicodeEncodeError):
         found.add(window.encode("cp1252"))
     return found | _in_other_alphabets(window)
