@@ -1,5 +1,6 @@
 """The compliance page and the letters: what was asked, done, shown and not shown, and no word more than is known."""
 
+import json
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -257,6 +258,17 @@ def test_the_command_line_refuses(folder: Path, evidence: Evidence, capsys: Any)
         assert main(arguments) == 2
         assert message in capsys.readouterr().err
     assert not (folder / "letters").exists()
+
+
+@pytest.mark.parametrize("command", ["deletion-report", "letter"])
+def test_a_step_without_a_date_is_refused(folder: Path, capsys: Any, command: str) -> None:
+    """A page and a letter say when a request ended, which such a record does not."""
+    record = json.loads((folder / "deletion.json").read_text())
+    record["requests"][0]["events"][-1]["at"] = "soon"
+    (folder / "undated.json").write_text(json.dumps(record))
+    audits = ["--audits", str(folder / "audit")] if command == "deletion-report" else []
+    assert main([command, str(folder / "undated.json"), "--output", str(folder / "made"), *audits]) == 2
+    assert "a step of a request bears no date" in capsys.readouterr().err
 
 
 def test_a_certificate_that_no_operator_signed_is_about_no_deletion(folder: Path, capsys: Any) -> None:

@@ -362,3 +362,10 @@ class DeletionRecord(Document):
     ledger_head: str
     environment: dict[str, str]
     limits: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _dated(self) -> Self:
+        """Require that every step bears a date: pages and letters say when a request ended."""
+        if any(read_time(event.at) is None for request in self.requests for event in request.events):
+            raise ValueError("a step of a request bears no date")
+        return self
