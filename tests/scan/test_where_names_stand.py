@@ -1,10 +1,13 @@
 """A person is found wherever a row names them: in a longer subject, in two columns, in values of every type, in every spelling."""
 
 import json
-from datetime import date
+import uuid
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from unlearn.purge.suppression import SuppressionList
@@ -131,3 +134,34 @@ def test_first_and_last_name_in_a_text_that_is_an_object(tmp_path: Path, row: di
     """As the arguments of a tool call have them, as an object or as its JSON."""
     other = json.loads(json.dumps(row).replace("Velt", "Roe"))
     assert found(written(tmp_path / "chats.jsonl", other, row), "Nora Velt") == [(2, "named in its text", "mention")]
+
+
+@pytest.mark.parametrize(
+    ("value", "sought"),
+    [
+        (b"Nora.Velt@example.org", "nora.velt@example.org"),
+        ("M\u00fcller, Nora".encode(), "Nora M\u00fcller"),
+        ("Nora M\u00fcller".encode("cp1252"), "Nora M\u00fcller"),
+        (b"\xff\x00nora.velt@example.org\x9d", "nora.velt@example.org"),
+        (uuid.UUID("3f2504e0-4f89-11d3-9a0c-0305e82c3301").bytes, "3f2504e0-4f89-11d3-9a0c-0305e82c3301"),
+        (uuid.UUID("3f250410-4f09-1153-1a0c-03056c2c3301").bytes, "3f250410-4f09-1153-1a0c-03056c2c3301"),
+        (date(1984, 3, 12), "1984-03-12"),
+        (datetime(1984, 3, 12, 8, 30, tzinfo=UTC), "1984-03-12"),
+        ({"who": [b"Nora Velt"]}, "Nora Velt"),
+        ({"first_name": b"Nora", "last_name": b"Velt"}, "Nora Velt"),
+    ],
+    ids=ascii,
+)
+def test_values_of_every_type_in_parquet(tmp_path: Path, value: object, sought: str) -> None:
+    """Dates and binary values are compared as texts, also where the bytes are no UTF-8."""
+    path = tmp_path / "people.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["A.", "B."], "held": [None, value]}), path)
+    assert found(path, sought) == [(2, "named in its text", "elsewhere")]
+
+
+def test_a_binary_name_links(tmp_path: Path) -> None:
+    """What stands beside the requested identifier is searched for, whatever the type of its column."""
+    path = tmp_path / "people.parquet"
+    table = {"text": ["A.", "I met Nora Velt."], "account_id": ["u-4711", "u-2"], "name": [b"Nora Velt", b"Otto Roe"]}
+    pyarrow.parquet.write_table(pyarrow.table(table), path)
+    assert [row for row, *_ in found(path, "u-4711")] == [1, 2]

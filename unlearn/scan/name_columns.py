@@ -7,6 +7,7 @@ import json
 import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import date, time
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any
@@ -31,6 +32,7 @@ _SHORT = {"first": "given", "given": "given", "middle": "middle", "last": "famil
 }
 """Whole names of columns that may hold something else: they are used only beside one another, and link nobody."""
 OF_SHORT = "(short)"
+_BYTES_OF_UUID = 16
 _MAY_BE_JSON = re.compile(r"\s*[{\[]")
 
 
@@ -85,14 +87,31 @@ def objects_in(values: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def texts_of(value: Any) -> Iterator[str]:
-    """Yield a text or number, or those of a list."""
+    """Yield a text, number, date or binary value as text, or those of a list."""
     if isinstance(value, str):
         yield from filter(None, (value.strip(),))
     elif isinstance(value, int | Decimal | uuid.UUID) and not isinstance(value, bool):
         yield str(value)
+    elif isinstance(value, date | time | bytes):
+        yield from filter(None, (plain_text(value).strip(),))
     elif isinstance(value, list | tuple):
         for entry in value:
             yield from texts_of(entry) if not isinstance(entry, list | tuple) else ()
+
+
+def plain_text(value: date | time | bytes) -> str:
+    """Return a date as ISO 8601 writes it, and a binary value as its UTF-8 text.
+
+    Bytes that are no UTF-8 are read one by one as Windows-1252, so that no identifier is passed over. Sixteen that are no printable
+    text may be a UUID.
+    """
+    if not isinstance(value, bytes):
+        return value.isoformat()
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        text = value.decode("cp1252", "replace")
+    return f"{uuid.UUID(bytes=value)} {text}" if len(value) == _BYTES_OF_UUID and not text.isprintable() else text
 
 
 @lru_cache(maxsize=1 << 12)

@@ -4,13 +4,14 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from datetime import date, time
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from unlearn.scan.linking import identifiers_by_person
-from unlearn.scan.name_columns import names_in
+from unlearn.scan.name_columns import names_in, plain_text
 from verify.data.identifiers import subjects_of
 from verify.data.records import Fields, Record, parse_row, text_columns
 from verify.data.sources import Watch, stream_rows
@@ -176,7 +177,7 @@ def _beside(raw: Mapping[str, Any], fields: Fields) -> Iterator[str]:
 
 
 def _values(entries: Iterable[Any]) -> Iterator[str]:
-    """Yield all texts and numbers among some values of a row, at any depth, and the names inside objects."""
+    """Yield all texts, numbers, dates and binary values among some values of a row, at any depth, and the names inside objects."""
     left = list(entries)
     while left:
         entry = left.pop()
@@ -188,6 +189,8 @@ def _values(entries: Iterable[Any]) -> Iterator[str]:
             yield entry
         elif isinstance(entry, int | float | Decimal | uuid.UUID) and not isinstance(entry, bool):
             yield str(entry)
+        elif isinstance(entry, date | time | bytes):
+            yield plain_text(entry)
 
 
 def _share_of(progress: Callable[[float], None], number: int, count: int) -> Callable[[float], None]:
