@@ -165,3 +165,13 @@ def test_a_binary_name_links(tmp_path: Path) -> None:
     table = {"text": ["A.", "I met Nora Velt."], "account_id": ["u-4711", "u-2"], "name": [b"Nora Velt", b"Otto Roe"]}
     pyarrow.parquet.write_table(pyarrow.table(table), path)
     assert [row for row, *_ in found(path, "u-4711")] == [1, 2]
+
+
+@pytest.mark.parametrize("dash", ["-", *map(chr, range(0x2010, 0x2016)), "\u2212"], ids=ascii)
+@pytest.mark.parametrize("column", ["text", "phone", "subject_id"])
+def test_a_national_number_with_any_dash(tmp_path: Path, dash: str, column: str) -> None:
+    """As a text, in a column and as a subject, in both directions."""
+    path = written(tmp_path / "people.jsonl", {column: f"0151{dash}5550198"}, {column: f"0151{dash}5550199"})
+    assert [row for row, *_ in found(path, "+49 151 5550199")] == [2]
+    written(path, {column: "0151 5550199"}, {column: "0151 5550198"})
+    assert [row for row, *_ in found(path, f"0151{dash}5550199")] == [1]

@@ -365,7 +365,7 @@ def _digit_forms(text: str) -> tuple[str, ...]:
     """Return the digits of a number or telephone number without separators, leading zeros, decimal zeros and country code."""
     if _E164.fullmatch(text):
         return _national(text.partition(";")[0])
-    plain = text if text.isascii() else "".join(str(unicodedata.decimal(letter, letter)) for letter in text)
+    plain = text if text.isascii() else "".join(str(unicodedata.decimal(letter, letter)) for letter in text.translate(_DASHES))
     if not _NUMERIC.fullmatch(plain):
         return ()
     if _DECIMAL.fullmatch(plain) and not plain.isdigit():

@@ -24,7 +24,7 @@ _ESCAPES = re.compile(r"(?:\\u[0-9A-Fa-f]{4})+")
 _AT = re.compile(r"\s?[(\[{]\s?at\s?[)\]}]\s?", re.IGNORECASE)
 _DOT = re.compile(r"\s?[(\[{]\s?(?:dot|punkt|point|punto)\s?[)\]}]\s?", re.IGNORECASE)
 _MAIL = re.compile(r"[\w.!#$%&*+/=?^`{|}~-]+@[\w-]+(?:\.[\w-]+)+")
-_NUMBER = re.compile(r"[0-9]+(?:[ ().,/\u2010-\u2015-]{1,3}[0-9]+)*")
+_NUMBER = re.compile(r"[0-9]+(?:[ ().,/\u2010-\u2015\u2212-]{1,3}[0-9]+)*")
 _DIGIT = re.compile(r"[^\D0-9]")
 _HANDLE = re.compile(r"(?<![\w.])[@#](\w[\w.-]{6,60}\w)")
 """A handle or tag of at least eight characters; shorter ones that are two words of a name are words of their own too often."""
