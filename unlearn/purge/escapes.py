@@ -9,6 +9,7 @@ All content is undone in the fastest way. Where in the original a part of it sto
 import html
 import re
 from bisect import bisect_right
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -58,24 +59,20 @@ def _of_others(data: bytes) -> bool:
 
 def without_json(data: bytes) -> bytes:
     """Undo one layer of the escapes of JSON."""
-    if b"\\" not in data:
-        return data
-    data = data.replace(b"\\\\", _KEPT)
-    for escape, put in _SINGLE.items():
-        data = data.replace(escape, put)
-    if rb"\u" in data:
-        data = _RUNS.sub(_replaced, data)
-    return data.replace(_KEPT, b"\\")
+    return _undone(data, b"\\", b"\\\\", _SINGLE, _RUNS) if b"\\" in data else data
 
 
 def without_html(data: bytes) -> bytes:
     """Undo one layer of the escapes of HTML."""
-    if b"&" not in data:
-        return data
-    data = data.replace(b"&amp;", _KEPT)
-    for escape, put in _USUAL.items():
+    return _undone(data, b"&", b"&amp;", _USUAL, _HTML) if b"&" in data else data
+
+
+def _undone(data: bytes, mark: bytes, escaped_mark: bytes, common: Mapping[bytes, bytes], others: re.Pattern[bytes]) -> bytes:
+    """Replace the common escapes and the others; the mark that begins them stands for itself where it is escaped."""
+    data = data.replace(escaped_mark, _KEPT)
+    for escape, put in common.items():
         data = data.replace(escape, put)
-    return _HTML.sub(_replaced, data).replace(_KEPT, b"&")
+    return others.sub(_replaced, data).replace(_KEPT, mark)
 
 
 def _replaced(match: re.Match[bytes]) -> bytes:
