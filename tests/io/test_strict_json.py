@@ -17,7 +17,7 @@ from verify.data.records import Fields
 from verify.data.sources import load_forget_set, load_records, stream_records
 from verify.errors import InputError
 from verify.io.files import read_json
-from verify.io.strict_json import NotStrictError, parse_json
+from verify.io.strict_json import NotStrictError, parse_every, parse_json
 from verify.schema.deletion_record import DeletionRecord
 from verify.schema.evidence import Evidence
 
@@ -174,3 +174,10 @@ def test_a_repeated_name_in_text_that_is_cut_off(name: str, tmp_path: Path) -> N
     path.write_text(f"[{path.read_text()}" if name == "d.json" else path.read_text())
     with pytest.raises(InputError, match="not whole JSON"):
         load_records(str(path))
+
+
+def test_a_search_reads_every_value() -> None:
+    """Also both of a name that is given twice, at any depth; what is not JSON is refused."""
+    assert parse_every('{"a": 1, "b": {"c": "x", "c": ["y"]}, "a": 2}') == {"a": [1, 2], "b": {"c": ["x", ["y"]]}}
+    with pytest.raises(ValueError, match="Expecting"):
+        parse_every('{"a": ')

@@ -3,7 +3,6 @@
 No value of such a row is the person's name, so a search that compares values one by one would not find them.
 """
 
-import json
 import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from verify.data.likeness import foldings
+from verify.io.strict_json import parse_every
 
 _GIVEN = frozenset({"firstname", "givenname", "givennames", "forename", "fname", "vorname", "vornamen", "prenom", "nombre"})
 _FAMILY = frozenset(
@@ -64,7 +64,7 @@ def names_written(texts: Iterable[str]) -> Iterator[str]:
         value = left.pop()
         if isinstance(value, str):
             try:
-                left += [json.loads(value, object_pairs_hook=_object)] if _MAY_BE_JSON.match(value) else ()
+                left += [parse_every(value)] if _MAY_BE_JSON.match(value) else ()
             except (ValueError, RecursionError):
                 continue
         elif isinstance(value, Mapping):
@@ -127,11 +127,3 @@ def _part(column: str) -> tuple[str, str] | None:
     if name in _SHORT:
         return OF_SHORT, _SHORT[name]
     return next(((name.removesuffix(end), part) for end, part in _ENDS.items() if name.endswith(end)), None)
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object with every value of a name that is given twice."""
-    every: dict[str, list[Any]] = {}
-    for name, value in pairs:
-        every.setdefault(name, []).append(value)
-    return {name: values[0] if len(values) == 1 else values for name, values in every.items()}

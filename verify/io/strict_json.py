@@ -38,6 +38,16 @@ def parse_json(text: str | bytes, *, constants: bool = False) -> Any:
     return json.loads(text, object_pairs_hook=_object, parse_constant=float if constants else _refuse_constant)
 
 
+def parse_every(text: str) -> Any:
+    """Parse JSON text to search it: of a name that an object gives twice, the values come as one list, and none is dropped.
+
+    Raises:
+        ValueError: it is not JSON.
+        RecursionError: it is nested too deeply.
+    """
+    return json.loads(text, object_pairs_hook=_every_value)
+
+
 def ambiguous_entry(text: str) -> tuple[int, Any]:
     """Return the first entry of a JSON list that `parse_json` refuses: its number from 1, and the entry as Python reads it.
 
@@ -65,6 +75,13 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         name = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         raise NotStrictError("an object gives the same name twice", name)
     return found
+
+
+def _every_value(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    every: dict[str, list[Any]] = {}
+    for name, value in pairs:
+        every.setdefault(name, []).append(value)
+    return {name: values[0] if len(values) == 1 else values for name, values in every.items()}
 
 
 def _refuse_constant(_: str) -> NoReturn:
