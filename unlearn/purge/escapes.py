@@ -1,4 +1,4 @@
-"""Undoing of the escapes of JSON and HTML, in any of the ways in which libraries write them.
+"""Undoing of the escapes of JSON and HTML, as common libraries write them.
 
 One text has many escaped forms: .NET and Jackson write `\\u041A` with capitals, .NET an apostrophe as `\\u0027`, PHP a slash as
 `\\/`, Go `<` as `\\u003c`, Jinja and Django an apostrophe as `&#39;`, others `&ouml;`. They cannot be listed, so they are undone.
